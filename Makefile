@@ -1,0 +1,46 @@
+# Two commands need nothing but Python, pip and make: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-slow lint format types docs bench clean
+
+demo: $(STAMP)
+	$(BIN)/dgating demo --out demo
+
+test: $(STAMP)
+	$(BIN)/pytest -q
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -q -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP)
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(STAMP)
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.gating_overhead
+	$(BIN)/python -m benchmarks.certificate
+	$(BIN)/python -m benchmarks.scale
+
+# torch alone and pinned first, so that nothing after it can resolve another build.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[all]" --group dev
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) demo docs/_build .pytest_cache .ruff_cache

@@ -1,0 +1,80 @@
+"""Structured sparsity that trains like ordinary deep learning: D-Gating for any ``nn.Module``.
+
+The public surface, one name a line. Anything not listed here may change.
+"""
+
+from dgating._absorption import AbsorptionMonitor as AbsorptionMonitor
+from dgating._config import GateConfig as GateConfig
+from dgating._diagnostics import group_norms as group_norms
+from dgating._diagnostics import imbalance as imbalance
+from dgating._diagnostics import misalignment as misalignment
+from dgating._diagnostics import sparsity as sparsity
+from dgating._groups import Groups as Groups
+from dgating._groups import concat as concat
+from dgating._groups import tie as tie
+from dgating._model import collapse_ as collapse_
+from dgating._model import gate_ as gate_
+from dgating._model import is_gated as is_gated
+from dgating._model import zero_ as zero_
+from dgating._optim import check_optimizer as check_optimizer
+from dgating._optim import effective_penalty as effective_penalty
+from dgating._optim import param_groups as param_groups
+from dgating._optim import penalty as penalty
+from dgating._penalty import TimeBudget as TimeBudget
+from dgating._penalty import group_prox as group_prox
+from dgating._penalty import prox_norm as prox_norm
+from dgating._penalty import prox_threshold as prox_threshold
+from dgating._penalty import time_budget as time_budget
+from dgating._reference import ProximalSolution as ProximalSolution
+from dgating._reference import proximal_gradient as proximal_gradient
+from dgating.reporting.plots import plot_group_norms as plot_group_norms
+from dgating.reporting.plots import plot_history as plot_history
+from dgating.reporting.report import Report as Report
+from dgating.reporting.report import report as report
+from dgating.select.by_dim import by_dim as by_dim
+from dgating.select.by_labels import by_labels as by_labels
+from dgating.select.features import features as features
+from dgating.select.filters import filters as filters
+from dgating.select.layers import layers as layers
+from dgating.select.neurons import neurons as neurons
+from dgating.select.whole import whole as whole
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AbsorptionMonitor",
+    "GateConfig",
+    "Groups",
+    "ProximalSolution",
+    "Report",
+    "TimeBudget",
+    "by_dim",
+    "by_labels",
+    "check_optimizer",
+    "collapse_",
+    "concat",
+    "effective_penalty",
+    "features",
+    "filters",
+    "gate_",
+    "group_norms",
+    "group_prox",
+    "imbalance",
+    "is_gated",
+    "layers",
+    "misalignment",
+    "neurons",
+    "param_groups",
+    "penalty",
+    "plot_group_norms",
+    "plot_history",
+    "prox_norm",
+    "prox_threshold",
+    "proximal_gradient",
+    "report",
+    "sparsity",
+    "tie",
+    "time_budget",
+    "whole",
+    "zero_",
+]

@@ -1,0 +1,5 @@
+"""``python -m dgating``."""
+
+from dgating.cli import main
+
+main()

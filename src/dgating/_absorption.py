@@ -1,0 +1,302 @@
+r"""``AbsorptionMonitor``: watch the gradients of a running training and certify groups that can only go to zero.
+
+The certificate is a theorem about (S)GD, with or without momentum, given a bound ``G`` on the data gradient of the
+group from now on (``docs/concepts/absorption.md``). ``G`` itself is estimated: the largest norm seen in the last
+window, times a safety factor. Nothing here waits for the device: the running maxima live where the gradients live.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgating._certificate import margin, momentum_shift
+from dgating._gate import gate_product
+from dgating._kkt import kkt_violators, revive_
+from dgating._optim import Lam, check_optimizer, lam_by_groups
+from dgating._penalty import FLOAT32_EPS, weight_decay_of
+from dgating._units import Unit, full, units, wide
+
+
+class _Tracker:
+    """Running bounds of one unit: the largest data-gradient norm of this window and of the last, and norms for D = 2."""
+
+    names = ("current", "previous", "norm", "last_norm", "peak", "ever")
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        norm = unit.norms()
+        self.current = torch.zeros_like(norm)
+        self.previous = torch.zeros_like(norm)
+        self.norm, self.last_norm, self.peak = norm, norm.clone(), norm.clone()
+        self.ever = torch.zeros_like(norm, dtype=torch.bool)
+
+    def observe(self, kappa_in_loss: float, grad_scale: float | Tensor) -> None:
+        grads = []
+        for site in self.unit.sites:
+            grad = site.omega.grad
+            if grad is None:
+                grad = torch.zeros_like(site.omega)
+            grad = wide(full(grad)) / grad_scale
+            if kappa_in_loss:
+                grad = grad - kappa_in_loss * wide(full(site.omega.detach()))
+            grads.append(grad)
+        gates = gate_product(self.unit.gates()).abs()
+        # omega's gradient is the product of the gates times that of W; below this product its digits are gone
+        seen = self.unit.norms_of(grads) / gates
+        usable = torch.isfinite(seen) & (gates > 1e-30)  # an overflowing step (AMP) is skipped by the scaler, and here
+        self.current = torch.where(usable, torch.maximum(self.current, seen), self.current)
+
+    def rotate(self) -> None:
+        # a group that could not be observed in a whole window keeps its old bound
+        self.previous = torch.where(self.current > 0, self.current, self.previous)
+        self.current = torch.zeros_like(self.current)
+        self.last_norm, self.norm = self.norm, self.unit.norms()
+        self.peak = torch.maximum(self.peak, self.norm)
+
+    @property
+    def bound(self) -> Tensor:
+        return torch.maximum(self.current, self.previous)
+
+
+class AbsorptionMonitor:
+    r"""Certify dead groups while training goes on.
+
+    A group is certified when
+
+    .. math:: G_j \cdot \prod_{\text{the } D-2 \text{ largest}} b_{j,d} < 2\lambda/D ,
+
+    where :math:`b_{j,d}` are the sizes of its factors (:math:`\|\omega_j\|`, :math:`|\gamma_{j,d}|`, enlarged by the
+    momentum buffer if there is one) and :math:`G_j` bounds :math:`\|\nabla_{W_j} L_0\|` from now on. Its factors then
+    shrink in this and every later step, geometrically to zero, whatever their present size.
+
+    ``D = 2`` is different: there the condition says nothing about size. Groups are *screened* (small and still
+    shrinking, or :math:`G_j < \lambda`), and after :func:`zero_` the optimality condition has to be checked with
+    :meth:`recheck`, which revives violators.
+
+    Args:
+        model: a gated model.
+        lam: the strength λ that the training uses, or one per ``Groups.name``.
+        optimizer: the optimizer of the factors. It is checked (a decoupled decay or a decay other than ``2 lam / D``
+            is an error) and its momentum enters the certificate. Without it plain SGD is assumed.
+        penalty_in_loss: whether :func:`penalty` is part of the loss that is differentiated.
+        window: number of steps over which ``G`` is the running maximum: an epoch is a good choice. Nothing is certified
+            before one window has passed.
+        safety: factor on the observed maximum.
+        screen: for D = 2, the share of its largest norm below which a shrinking group is screened.
+
+    Raises:
+        ValueError: the model is not gated, ``lam`` does not fit, or the optimizer does not minimise the gated
+            objective.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> _ = torch.manual_seed(0)
+        >>> x = torch.randn(256, 6); y = x[:, :1]                        # five of six features are noise
+        >>> net = torch.nn.Linear(6, 1)
+        >>> _ = dg.gate_(net, dg.features(net, name="inputs"), depth=3)
+        >>> opt = torch.optim.SGD(dg.param_groups(net, lam=0.1), lr=0.1)
+        >>> monitor = dg.AbsorptionMonitor(net, lam=0.1, optimizer=opt, window=10)
+        >>> for _ in range(200):
+        ...     opt.zero_grad(); torch.nn.functional.mse_loss(net(x), y).backward()
+        ...     monitor.update(); opt.step()
+        >>> monitor.absorbed()
+        {'inputs': tensor([False,  True,  True,  True,  True,  True])}
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        lam: Lam,
+        optimizer: torch.optim.Optimizer | None = None,
+        *,
+        penalty_in_loss: bool = False,
+        window: int = 100,
+        safety: float = 2.0,
+        screen: float = 1e-2,
+    ) -> None:
+        found = units(model)
+        self.lam = lam_by_groups(lam, found)
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise ValueError(f"window: expected a number of steps >= 1, received {window!r}.")
+        if not safety >= 1:
+            raise ValueError(f"safety: expected a factor >= 1, received {safety!r}.")
+        if not 0 < screen < 1:
+            raise ValueError(f"screen: expected a share in (0, 1), received {screen!r}.")
+        if optimizer is not None:
+            check_optimizer(model, optimizer, lam, penalty_in_loss)
+        self.model, self.optimizer, self.penalty_in_loss = model, optimizer, penalty_in_loss
+        self.window, self.safety, self.screen = window, safety, screen
+        self.steps = 0
+        self._top_lr: dict[int, float] = {}
+        with torch.no_grad():
+            self._trackers = [_Tracker(unit) for unit in found]
+        self.history: list[dict[str, Any]] = []
+        """One record a window: ``step`` and, per ``Groups.name``, the number of groups, certified and below the threshold."""
+
+    @property
+    def coverage(self) -> str:
+        """``"theorem"`` when the certificate is proved for this optimizer, else what is missing."""
+        if self.optimizer is None:
+            return "theorem for plain SGD (no optimizer was given: momentum is not accounted for)"
+        if not isinstance(self.optimizer, torch.optim.SGD):
+            return f"measured evidence only: the theorem does not cover {type(self.optimizer).__name__}"
+        if any(self._shift(t.unit, p) is None for t in self._trackers for p in t.unit.factors):
+            return "measured evidence only: lr, momentum and lam oscillate (sqrt(lr * 2 lam / D) + sqrt(momentum) > 1)"
+        if any(t.unit.depth == 2 for t in self._trackers):
+            return "screened for D = 2, to be confirmed with recheck after zero_; theorem for deeper groups"
+        return "theorem"
+
+    @torch.no_grad()
+    def update(self, grad_scale: float | Tensor = 1.0) -> None:
+        """Observe the gradients of this step: after ``backward``, before ``optimizer.step``.
+
+        With gradient accumulation call it once, before the step, on the accumulated gradient. With an AMP
+        ``GradScaler`` call it after ``scaler.unscale_(optimizer)``, or pass ``grad_scale=scaler.get_scale()``. With
+        clipping call it before the clipping.
+
+        Args:
+            grad_scale: factor by which the gradients are too large.
+        """
+        for t in self._trackers:
+            kappa = weight_decay_of(self.lam[t.unit.groups], t.unit.depth) if self.penalty_in_loss else 0.0
+            t.observe(kappa, grad_scale)
+        self._note_learning_rates()
+        self.steps += 1
+        if self.steps % self.window == 0:
+            for t in self._trackers:
+                t.rotate()
+            self._record()
+
+    @torch.no_grad()
+    def absorbed(self) -> dict[str, Tensor]:
+        """Certified groups (screened ones for D = 2), by ``Groups.name``: masks for :func:`zero_`.
+
+        Groups that are exactly zero count. Before one window of updates nothing else does.
+        """
+        out: dict[str, list[Tensor]] = {}
+        for t in self._trackers:
+            now = self._dead(t)
+            t.ever |= now
+            out.setdefault(t.unit.groups, []).append(now)
+        return {name: torch.cat(parts) for name, parts in out.items()}
+
+    @torch.no_grad()
+    def revoked(self) -> dict[str, Tensor]:
+        """Groups certified by an earlier call of :meth:`absorbed` that are not any more: the bound ``G`` was exceeded.
+
+        None should appear. If some do, enlarge ``window`` or ``safety``.
+        """
+        out: dict[str, list[Tensor]] = {}
+        for t in self._trackers:
+            out.setdefault(t.unit.groups, []).append(t.ever & ~self._dead(t))
+        return {name: torch.cat(parts) for name, parts in out.items()}
+
+    @torch.no_grad()
+    def margins(self) -> dict[str, Tensor]:
+        """The ratio of both sides of the condition, by ``Groups.name``: below one is certified, far below is safe."""
+        out: dict[str, list[Tensor]] = {}
+        for t in self._trackers:
+            out.setdefault(t.unit.groups, []).append(self._margin(t))
+        return {name: torch.cat(parts) for name, parts in out.items()}
+
+    def recheck(self, closure: Callable[[], Any], size: float = 0.1) -> dict[str, Tensor]:
+        r"""For D = 2: check the optimality condition of every zero group, :math:`\|\nabla_{W_j} L_0\| \le \lambda`,
+        and revive violators.
+
+        Args:
+            closure: computes the mean data loss over the data and calls ``backward`` (several calls accumulate). No
+                optimizer step.
+            size: factor size of a revived group; it restarts at norm ``size**2`` along the negative gradient.
+
+        Returns:
+            Masks of the revived groups, for the D = 2 groups of the model.
+        """
+        violators, directions = kkt_violators(self.model, self.lam, closure)
+        revive_(self.model, violators, directions, size)
+        with torch.no_grad():
+            for t in self._trackers:
+                if t.unit.groups in violators:
+                    t.norm = t.last_norm = t.unit.norms()
+        return violators
+
+    def state_dict(self) -> dict[str, Any]:
+        """Step count and running bounds, to resume an interrupted run."""
+        return {
+            "steps": self.steps,
+            "trackers": [{name: getattr(t, name) for name in _Tracker.names} for t in self._trackers],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`. Raises ``ValueError`` when it is of another model."""
+        have = [tuple(t.current.shape) for t in self._trackers]
+        got = [tuple(s["current"].shape) for s in state["trackers"]]
+        if have != got:
+            raise ValueError(f"state: expected running bounds of shapes {have}, received {got}: another model.")
+        self.steps = int(state["steps"])
+        for t, saved in zip(self._trackers, state["trackers"], strict=True):
+            for name in _Tracker.names:
+                setattr(t, name, saved[name].to(t.current.device).clone())
+
+    def _dead(self, t: _Tracker) -> Tensor:
+        zero = t.unit.factor_norms().amax(0) == 0
+        if self.steps < self.window:
+            return zero
+        dead = zero | (self._margin(t) < 1)
+        if t.unit.depth == 2:
+            norm = t.unit.norms()
+            dead = dead | ((norm < self.screen * t.peak) & (norm < t.last_norm))
+        return dead
+
+    def _margin(self, t: _Tracker) -> Tensor:
+        return margin(self._sizes(t.unit), self.safety * t.bound, self.lam[t.unit.groups])
+
+    def _sizes(self, unit: Unit) -> Tensor:
+        """``(D, J)`` sizes of the factors, enlarged by where the momentum points (see ``momentum_shift``)."""
+        sizes = unit.factor_norms()
+        if not isinstance(self.optimizer, torch.optim.SGD):
+            return sizes
+        shifted = [self._shifted(unit, p) for p in unit.factors]
+        ahead = torch.cat([unit.norms_of(shifted[:-1]).unsqueeze(0), shifted[-1].abs()])
+        return torch.maximum(sizes, ahead)
+
+    def _shifted(self, unit: Unit, p: nn.Parameter) -> Tensor:
+        assert self.optimizer is not None
+        velocity = self.optimizer.state.get(p, {}).get("momentum_buffer")
+        value = wide(full(p.detach()))
+        shift = self._shift(unit, p)
+        return value if velocity is None or not shift else value - shift * wide(full(velocity))
+
+    def _shift(self, unit: Unit, p: nn.Parameter) -> float | None:
+        group = self._group_of(p)
+        if group.get("dampening") or group.get("maximize"):
+            return None
+        kappa = weight_decay_of(self.lam[unit.groups], unit.depth)
+        top = max(self._top_lr.get(id(p), 0.0), float(group["lr"]), float(group.get("initial_lr", 0.0)))
+        return momentum_shift(top, group.get("momentum", 0.0), kappa, bool(group.get("nesterov")))
+
+    def _group_of(self, p: nn.Parameter) -> dict[str, Any]:
+        assert self.optimizer is not None
+        return next(g for g in self.optimizer.param_groups if any(q is p for q in g["params"]))
+
+    def _note_learning_rates(self) -> None:
+        """Remember the largest step size: the shift must hold for every later one."""
+        if self.optimizer is None:
+            return
+        for group in self.optimizer.param_groups:
+            lr = float(group["lr"]) if not isinstance(group["lr"], Tensor) else 0.0
+            for p in group["params"]:
+                if lr > self._top_lr.get(id(p), 0.0):
+                    self._top_lr[id(p)] = lr
+
+    def _record(self) -> None:
+        groups: dict[str, dict[str, Any]] = {}
+        for name, masks in self.absorbed().items():
+            groups[name] = {"groups": masks.numel(), "absorbed": masks.sum()}
+        for t in self._trackers:
+            row = groups[t.unit.groups]
+            row["below_threshold"] = row.get("below_threshold", 0) + (t.norm <= FLOAT32_EPS).sum()
+        self.history.append({"step": self.steps, "groups": groups})

@@ -1,0 +1,277 @@
+"""Gate a model, ask whether it is gated, make groups exactly zero, and get the ordinary model back.
+
+Every call plans first and mutates last: a refused call leaves model and optimizer as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dgating._gate import Gate, Place
+from dgating._groups import Groups
+from dgating._optim_state import check_holds, drop_factors, zero_state
+from dgating._plan import check_depth, plan_gating
+from dgating._units import Site, Unit, by_groups, find_units, gate_of, units
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def gate_(model: M, groups: Groups | Iterable[Groups], *, depth: int = 3) -> M:
+    r"""Gate groups of weights in place: :math:`W_j = \omega_j \prod_{d=1}^{D-1} \gamma_{j,d}`.
+
+    The weights become the primary weights :math:`\omega` and every gate starts at one, so the function that the
+    model computes does not change by one bit. Trained with L2 of strength :math:`\lambda/D` on all factors
+    (:func:`param_groups` or :func:`penalty`), the minima are those of :math:`L_0 + \lambda \sum_j \|W_j\|_2^{2/D}`.
+
+    Args:
+        model: any module; gate before wrapping it in DDP, FSDP or ``torch.compile``.
+        groups: one :class:`Groups` or several over different tensors.
+        depth: ``D >= 2``. 2 is the group lasso; 3 and 4 are sparser at equal accuracy (the default is 3).
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: overlapping groups, tied, lazy, frozen, sharded or already gated parameters, ``depth < 2``, a
+            name used twice. The model is unchanged then.
+        TypeError: not a module, not groups, not a real floating-point parameter.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Linear(4, 2)
+        >>> before = net.weight.detach().clone()
+        >>> _ = dg.gate_(net, dg.features(net), depth=3)
+        >>> torch.equal(net.weight, before), [tuple(p.shape) for p in net.parameters()]
+        (True, [(2,), (2, 4), (2, 4)])
+
+    Reference: D-Gating, arXiv 2509.23898, Definition 1.
+    """
+    check_depth(depth)
+    planned = plan_gating(model, groups)
+    done: list[tuple[nn.Module, str]] = []
+    try:
+        for g in planned:
+            for number, part in enumerate(g.parts):
+                n = part.sites[0].member.partition.n_groups
+                gamma = nn.Parameter(torch.ones(depth - 1, n, dtype=part.dtype, device=part.device))
+                for site in part.sites:
+                    own_class(site.module)
+                    gate = Gate(gamma, site.member.partition, Place(g.name, number, part.label), _order(site.module))
+                    gate.train(site.module.training)
+                    parametrize.register_parametrization(site.module, site.name, gate)
+                    done.append((site.module, site.name))
+    except Exception:  # e.g. out of memory half-way: put every weight back before the error goes on
+        for module, name in done:
+            parametrize.remove_parametrizations(module, name)
+        raise
+    for g in planned:
+        g.groups._resolved = g.name
+    return model
+
+
+def is_gated(module: nn.Module, name: str | None = None) -> bool:
+    """Whether a model holds gates, or whether one tensor of a module is gated.
+
+    Args:
+        module: a model or layer.
+        name: a tensor of this very module; by default any tensor of it or of its submodules counts.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Linear(4, 2)
+        >>> dg.is_gated(net), dg.is_gated(dg.gate_(net, dg.features(net))), dg.is_gated(net, "bias")
+        (False, True, False)
+    """
+    return bool(find_units(module)) if name is None else gate_of(module, name) is not None
+
+
+def zero_(model: M, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None) -> M:
+    """Make groups exactly zero, in place: all their factors, and their entries in the optimizer's state.
+
+    With every factor zero the gradient is zero too, so the group stays at zero under any gradient method; momentum
+    that still points elsewhere would move it again, hence the optimizer.
+
+    Args:
+        model: a gated model.
+        masks: ``Groups.name`` to a boolean tensor of ``J`` entries (``monitor.absorbed()``, or
+            ``{k: v < 1e-6 for k, v in group_norms(model).items()}``). Groups that are not named are left alone.
+        optimizer: the optimizer that holds the factors.
+
+    Returns:
+        The same model.
+
+    Raises:
+        KeyError: a name that no groups of the model bear.
+        TypeError: a mask that is not boolean.
+        ValueError: a mask of the wrong length, a model without gates, or an optimizer that does not hold the factors.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Linear(3, 2)
+        >>> _ = dg.gate_(net, dg.features(net, name="inputs"))
+        >>> _ = dg.zero_(net, {"inputs": torch.tensor([True, False, False])})
+        >>> (dg.group_norms(net)["inputs"] == 0).tolist()
+        [True, False, False]
+    """
+    chosen = plan_masks(model, masks)
+    if optimizer is not None:
+        check_holds(optimizer, [p for unit, _ in chosen for p in unit.factors])
+    with torch.no_grad():
+        for unit, mask in chosen:
+            gates_mask = mask.to(unit.gamma.device)
+            for p, where in _masked_factors(unit, gates_mask):
+                p.masked_fill_(where, 0)
+                if optimizer is not None:
+                    zero_state(optimizer, p, where)
+    return model
+
+
+def plan_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Unit, Tensor]]:
+    """Pair every masked unit with its own slice of the mask, or say what is wrong."""
+    known = by_groups(units(model))
+    if not isinstance(masks, Mapping):
+        raise TypeError(f"masks: expected a dict of boolean tensors by group name, received {type(masks).__name__}.")
+    chosen = []
+    for name, mask in masks.items():
+        if name not in known:
+            raise KeyError(f"masks: no groups named {name!r} in this model; it has {sorted(known)}.")
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+            raise TypeError(f"masks[{name!r}]: expected a boolean tensor (True = zero it), received {got}.")
+        total = sum(unit.n_groups for unit in known[name])
+        if tuple(mask.shape) != (total,):
+            raise ValueError(f"masks[{name!r}]: expected shape ({total},), received {tuple(mask.shape)}.")
+        start = 0
+        for unit in known[name]:
+            chosen.append((unit, mask[start : start + unit.n_groups]))
+            start += unit.n_groups
+    return chosen
+
+
+def _masked_factors(unit: Unit, mask: Tensor) -> Iterable[tuple[nn.Parameter, Tensor]]:
+    """Each factor of a unit with a mask that broadcasts to it."""
+    for site in unit.sites:
+        yield site.omega, site.gate.layout.expand(mask.to(site.omega.device), site.gate.labels)
+    yield unit.gamma, mask.unsqueeze(0)
+
+
+def collapse_(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> dict[nn.Parameter, nn.Parameter | None]:
+    r"""Replace every gated tensor by its effective weight, in place: an ordinary model again.
+
+    Module classes, parameter names and shapes are the original ones; groups that are exactly zero stay so. It is safe
+    on a ``deepcopy``: the model it was copied from stays gated.
+
+    Args:
+        model: a gated model.
+        optimizer: if given, it is migrated: the factors leave it, the collapsed weights enter it in the group that
+            :func:`param_groups` made for ungated parameters (or in place of ``omega``), and its state goes with them
+            by the chain rule :math:`\nabla_{\omega_j} = \gamma_j^\odot \nabla_{W_j}`: first moments are divided by
+            the gate product, second moments by its square, zero groups get zero.
+
+    Returns:
+        The map from old to new parameters: each ``omega`` to the collapsed weight, the gates to ``None``. For a
+        partially labelled tensor the parameter of its ungated entries maps to the collapsed weight, too.
+
+    Raises:
+        ValueError: the model is not gated, another parametrisation sits on a gated tensor, or the optimizer does not
+            hold the factors.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Linear(4, 2)
+        >>> _ = dg.gate_(net, dg.features(net), depth=4)
+        >>> _ = dg.collapse_(net)
+        >>> type(net).__name__, [n for n, _ in net.named_parameters()]
+        ('Linear', ['weight', 'bias'])
+    """
+    found = units(model)
+    for unit in found:
+        for site in unit.sites:
+            if len(site.module.parametrizations[site.tensor]) > 1:  # type: ignore[index]
+                raise ValueError(
+                    f"collapse_: {site.name!r} has another parametrisation on top of its gate. Remove that one first."
+                )
+    if optimizer is not None:
+        check_holds(optimizer, [p for unit in found for p in unit.factors])
+    state = _state_to_move(found, optimizer) if optimizer is not None else []
+    moved: dict[nn.Parameter, nn.Parameter | None] = {}
+    for unit in found:
+        moved[unit.gamma] = None
+        for site in unit.sites:
+            old, rest = site.omega, site.rest
+            moved[old] = _collapse_site(site)
+            if rest is not None:
+                moved[rest] = moved[old]
+    if optimizer is not None:
+        drop_factors(optimizer, moved, state)
+    return moved
+
+
+def _collapse_site(site: Site) -> nn.Parameter:
+    own_class(site.module)
+    parametrize.remove_parametrizations(site.module, site.tensor, leave_parametrized=True)
+    _restore_order(site.module, site.gate.order)
+    weight = getattr(site.module, site.tensor)
+    weight.grad = None  # it was the gradient of omega
+    if hasattr(site.module, "_flat_weights"):  # recurrent layers keep a list of their weights
+        site.module._init_flat_weights()  # type: ignore[operator]
+    return weight
+
+
+def _order(module: nn.Module) -> tuple[str, ...]:
+    """Names of the module's parameters as they stood before any of them was gated."""
+    if parametrize.is_parametrized(module):
+        for tensor in module.parametrizations:  # type: ignore[union-attr]
+            gate = gate_of(module, tensor)
+            if gate is not None:
+                return gate.order
+    return tuple(module._parameters)
+
+
+def _restore_order(module: nn.Module, order: tuple[str, ...]) -> None:
+    """Registration order is what ``parameters()`` and optimizer checkpoints count by."""
+    ranked = {name: module._parameters.pop(name) for name in order if name in module._parameters}
+    later = dict(module._parameters)
+    module._parameters.clear()
+    module._parameters.update(ranked | later)
+
+
+def _state_to_move(found: list[Unit], optimizer: torch.optim.Optimizer) -> list[tuple[nn.Parameter, dict[str, object]]]:
+    """The optimizer's state of every ``omega``, as that of the effective weight, keyed by ``omega``."""
+    out = []
+    for unit in found:
+        for site in unit.sites:
+            with torch.no_grad():
+                scale = site.gate.scale(site.omega.dtype)
+                inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
+            old = optimizer.state.get(site.omega, {})
+            rest = {} if site.rest is None else optimizer.state.get(site.rest, {})
+            new: dict[str, object] = {}
+            for key, value in old.items():
+                if not isinstance(value, Tensor) or value.shape != site.omega.shape:
+                    new[key] = value
+                    continue
+                value = value * (inverse**2 if "sq" in key else inverse)
+                if site.rest is not None:
+                    value = site.gate.merge(value, rest.get(key, torch.zeros_like(site.rest)))
+                new[key] = value
+            out.append((site.omega, new))
+    return out
+
+
+def own_class(module: nn.Module) -> None:
+    """Give a parametrised module a dynamic class of its own.
+
+    ``deepcopy`` of a parametrised module shares its dynamic class with the original, and registering or removing a
+    parametrisation edits that class: without this, collapsing a copy would break the original.
+    """
+    if parametrize.is_parametrized(module):
+        cls = type(module)
+        module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))

@@ -1,0 +1,107 @@
+r"""Reference solver for group-sparse linear regression: proximal gradient on the dense Gram matrix.
+
+FISTA with restarts for ``D = 2`` (convex), plain proximal gradient for ``D >= 3``. It is the oracle for gated
+training, and the fastest way to a group lasso of moderate size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dgating._penalty import group_prox
+
+
+@dataclass(frozen=True)
+class ProximalSolution:
+    """Result of :func:`proximal_gradient`.
+
+    Attributes:
+        coef: ``(p,)`` coefficients.
+        objective: value of the penalised objective there.
+        iterations: proximal steps taken.
+        converged: whether the last step was shorter than ``tol``.
+    """
+
+    coef: Tensor
+    objective: float
+    iterations: int
+    converged: bool
+
+
+def proximal_gradient(
+    X: Tensor,
+    y: Tensor,
+    labels: Tensor,
+    lam: float,
+    depth: int = 2,
+    *,
+    init: Tensor | None = None,
+    tol: float = 1e-12,
+    max_iter: int = 100_000,
+) -> ProximalSolution:
+    r"""Minimise :math:`\frac{1}{2n} \|y - Xw\|_2^2 + \lambda \sum_j \|w_j\|_2^{2/D}`.
+
+    No intercept, no weights :math:`\sqrt{p_j}`. The step is :math:`1/\lambda_{\max}(X^\top X/n)`. For ``depth >= 3``
+    the problem is not convex: the result is a fixed point of the prox that depends on ``init``.
+
+    Args:
+        X: ``(n, p)`` features.
+        y: ``(n,)`` targets.
+        labels: ``(p,)`` integer group of each coefficient, ``-1`` unpenalised.
+        lam: strength λ.
+        depth: ``D >= 2``.
+        init: start, zeros by default (for ``depth >= 3`` start from a dense solution).
+        tol: stop when a step is shorter than this.
+        max_iter: give up after so many steps.
+
+    Returns:
+        A :class:`ProximalSolution`.
+
+    Raises:
+        ValueError: shapes that do not fit, ``depth < 2``, ``lam`` negative or not finite.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> X = torch.eye(4, dtype=torch.float64) * 2; y = torch.tensor([4., 3., .1, .1], dtype=torch.float64)
+        >>> s = dg.proximal_gradient(X, y, torch.tensor([0, 0, 1, 1]), lam=0.5)
+        >>> [round(v, 4) for v in s.coef.tolist()], s.converged
+        ([1.6, 1.2, 0.0, 0.0], True)
+
+    Reference: FISTA, Beck and Teboulle 2009; restarts, O'Donoghue and Candes 2015.
+    """
+    if X.ndim != 2 or y.shape != X.shape[:1] or labels.shape != X.shape[1:]:
+        raise ValueError(
+            f"expected X (n, p), y (n,), labels (p,), received {tuple(X.shape)}, {tuple(y.shape)}, {tuple(labels.shape)}."
+        )
+    if depth < 2:
+        raise ValueError(f"depth: expected at least 2, received {depth}.")
+    if not (math.isfinite(lam) and lam >= 0):
+        raise ValueError(f"lam: expected a finite number >= 0, received {lam!r}.")
+    q = 2 / depth
+    gram, moment = X.T @ X / len(y), X.T @ y / len(y)
+    step = 1 / float(torch.linalg.eigvalsh(gram)[-1])
+    w = torch.zeros_like(moment) if init is None else init.clone()
+    z, t = w.clone(), 1.0
+    done = 0
+    for done in range(1, max_iter + 1):
+        new = group_prox(z - step * (gram @ z - moment), labels, step * lam, q)
+        change = new - w
+        if depth == 2:
+            if float((z - new) @ change) > 0:
+                t = 1.0  # the momentum points uphill: restart
+            grown = (1 + math.sqrt(1 + 4 * t * t)) / 2
+            z, t = new + (t - 1) / grown * change, grown
+        else:
+            z = new
+        w = new
+        if float(change.norm()) < tol:
+            break
+    residual = y - X @ w
+    gated = labels >= 0
+    norms = w.new_zeros(int(labels.max()) + 1).index_add(0, labels[gated], w[gated].square()).sqrt()
+    objective = float(residual @ residual) / (2 * len(y)) + lam * float(norms.pow(q).sum())
+    return ProximalSolution(w, objective, done, bool(float(change.norm()) < tol))

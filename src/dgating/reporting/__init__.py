@@ -1,0 +1,1 @@
+"""Look at a gated model: tables and plots."""

@@ -1,0 +1,103 @@
+"""Plots of a gated model (matplotlib, the ``plot`` extra)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dgating._absorption import AbsorptionMonitor
+from dgating._diagnostics import group_norms
+from dgating._penalty import FLOAT32_EPS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def plot_group_norms(
+    model: nn.Module, monitor: AbsorptionMonitor | None = None, ax: Axes | None = None, tol: float = FLOAT32_EPS
+) -> Axes:
+    """Sorted norms of the effective weights, one line a ``Groups.name``, with the threshold; certified groups are marked.
+
+    Args:
+        model: a gated model.
+        monitor: marks the certified groups.
+        ax: where to draw; by default a new figure.
+        tol: the threshold line.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: the model is not gated.
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Linear(4, 2)
+        >>> _ = dg.gate_(net, dg.features(net))
+        >>> dg.plot_group_norms(net).get_ylabel()
+        'norm of the effective weights'
+    """
+    norms = group_norms(model)
+    ax = _axes(ax)
+    masks = monitor.absorbed() if monitor is not None else {}
+    floor = tol / 1e3
+    for name, values in norms.items():
+        order = values.argsort(descending=True)
+        y = values[order].clamp_min(floor).double().cpu().numpy()
+        x = (order.argsort().sort().values.double() + 0.5).div(len(y)).cpu().numpy()
+        (line,) = ax.plot(x, y, label=name, lw=1.5)
+        if name in masks:
+            dead = masks[name][order].cpu().numpy()
+            ax.plot(x[dead], y[dead], "x", ms=4, color=line.get_color())
+    ax.axhline(tol, color="0.5", ls=":", lw=1)
+    ax.annotate("threshold", (0.01, tol), textcoords="offset points", xytext=(0, 3), color="0.4", fontsize=8)
+    ax.set(yscale="log", xlabel="share of groups, largest first", ylabel="norm of the effective weights", xlim=(0, 1))
+    ax.legend(title="certified: x" if masks else None)
+    return ax
+
+
+def plot_history(history: AbsorptionMonitor | list[dict[str, Any]], ax: Axes | None = None) -> Axes:
+    """Share of groups certified (solid) and below the threshold (dotted) against training steps.
+
+    Args:
+        history: a monitor, or its ``history``.
+        ax: where to draw; by default a new figure.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: nothing was recorded yet: one record is made every ``window`` steps.
+        ImportError: matplotlib is missing.
+
+    Example:
+        >>> import dgating as dg
+        >>> row = {"step": 100, "groups": {"inputs": {"groups": 8, "absorbed": 2, "below_threshold": 0}}}
+        >>> dg.plot_history([row]).get_xlabel()
+        'training step'
+    """
+    records = history.history if isinstance(history, AbsorptionMonitor) else history
+    if not records:
+        raise ValueError("history: expected at least one record, received none. One is made every `window` steps.")
+    ax = _axes(ax)
+    steps = [r["step"] for r in records]
+    for name in records[0]["groups"]:
+        rows = [r["groups"][name] for r in records]
+        (line,) = ax.plot(steps, [float(r["absorbed"]) / r["groups"] for r in rows], label=f"{name}: certified", lw=1.5)
+        below = [float(r["below_threshold"]) / r["groups"] for r in rows]
+        ax.plot(steps, below, ls=":", color=line.get_color(), label=f"{name}: below the threshold")
+    ax.set(xlabel="training step", ylabel="share of groups", ylim=(-0.02, 1.02))
+    ax.legend(fontsize=8)
+    return ax
+
+
+def _axes(ax: Axes | None) -> Axes:
+    if ax is not None:
+        return ax
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'dgating[plot]'.") from error
+    return Figure(figsize=(6, 4), layout="constrained").add_subplot()  # no pyplot: nothing to close, no display needed

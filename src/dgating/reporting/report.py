@@ -1,0 +1,167 @@
+"""``report``: what is gated, what is left, what is certified: a table for people and plain data for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from dgating._absorption import AbsorptionMonitor
+from dgating._penalty import FLOAT32_EPS
+from dgating._units import units
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+
+@dataclass(frozen=True)
+class ReportRow:
+    """One gate tensor of the model: a layer, or a set of tied slices.
+
+    Attributes:
+        groups: ``Groups.name``.
+        label: the part of it (by default the path of its first tensor).
+        depth: ``D``.
+        n_groups: number of groups ``J``.
+        kept: groups whose effective norm is above the tolerance.
+        absorbed: groups certified by the monitor, or ``None`` without one.
+        parameters: gated weights.
+        kept_parameters: gated weights in kept groups.
+        norm_min: smallest effective norm.
+        norm_median: median effective norm.
+        norm_max: largest effective norm.
+        imbalance: largest imbalance of a group.
+    """
+
+    groups: str
+    label: str
+    depth: int
+    n_groups: int
+    kept: int
+    absorbed: int | None
+    parameters: int
+    kept_parameters: int
+    norm_min: float
+    norm_median: float
+    norm_max: float
+    imbalance: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Made by :func:`report`; ``print`` it, or use :meth:`to_dict` and :meth:`to_frame`."""
+
+    rows: tuple[ReportRow, ...]
+    tol: float
+    parameters: int
+    extra_parameters: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, ready for JSON."""
+        return asdict(self)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A pandas frame, one row a gate tensor. Needs the ``tables`` extra."""
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("Report.to_frame needs pandas: pip install 'dgating[tables]'.") from error
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    def __rich__(self) -> Table:
+        from rich.table import Table
+
+        certified = any(row.absorbed is not None for row in self.rows)
+        parts = Counter(row.groups for row in self.rows)
+        table = Table(title=f"{self.parameters:,} parameters, {self.extra_parameters:,} of them gates")
+        table.add_column("groups", overflow="fold")
+        heads = ("D", "J", "kept", *(["certified"] if certified else []), "weights", "norms", "imbalance")
+        for head in heads:
+            table.add_column(head, justify="right")
+        for r in self.rows:
+            table.add_row(
+                r.groups if parts[r.groups] == 1 else r.label,
+                str(r.depth),
+                f"{r.n_groups:,}",
+                f"{r.kept:,}",
+                *([f"{r.absorbed:,}" if r.absorbed is not None else "-"] if certified else []),
+                f"{r.kept_parameters / r.parameters:.0%} of {r.parameters:,}",
+                f"{r.norm_min:.0e} .. {r.norm_max:.0e}",
+                f"{r.imbalance:.0e}",
+            )
+        table.caption = f"J groups; kept: norm above {self.tol:.1e}; weights: share in kept groups"
+        return table
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=100, color_system=None, legacy_windows=False)
+        with console.capture() as capture:
+            console.print(self)
+        return capture.get().rstrip()
+
+    __repr__ = __str__
+
+
+@torch.no_grad()
+def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: float = FLOAT32_EPS) -> Report:
+    """Groups, norms, kept share, parameters and imbalance of a gated model, one row a gate tensor.
+
+    Args:
+        model: a gated model.
+        monitor: adds the number of certified groups.
+        tol: norm above which a group counts as kept; the paper's threshold by default.
+
+    Returns:
+        A :class:`Report`.
+
+    Raises:
+        ValueError: the model is not gated, or ``tol`` is negative.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> _ = dg.gate_(net, dg.features(net[0], name="inputs"))
+        >>> dg.report(net).rows[0].kept
+        4
+    """
+    if not tol >= 0:
+        raise ValueError(f"tol: expected a norm >= 0, received {tol!r}.")
+    found = units(model)
+    masks = monitor.absorbed() if monitor is not None else {}
+    rows, at = [], dict.fromkeys(masks, 0)
+    for unit in found:
+        norms, sizes = unit.norms(), unit.sizes
+        squares = unit.factor_norms().square()
+        kept = norms > tol
+        absorbed = None
+        if unit.groups in masks:
+            start = at[unit.groups]
+            absorbed = int(masks[unit.groups][start : start + unit.n_groups].sum())
+            at[unit.groups] += unit.n_groups
+        rows.append(
+            ReportRow(
+                groups=unit.groups,
+                label=unit.label,
+                depth=unit.depth,
+                n_groups=unit.n_groups,
+                kept=int(kept.sum()),
+                absorbed=absorbed,
+                parameters=int(sizes.sum()),
+                kept_parameters=int(sizes[kept.cpu()].sum()),
+                norm_min=float(norms.min()),
+                norm_median=float(norms.median()),
+                norm_max=float(norms.max()),
+                imbalance=float((squares.amax(0) - squares.amin(0)).max()),
+            )
+        )
+    return Report(
+        rows=tuple(rows),
+        tol=tol,
+        parameters=sum(p.numel() for p in model.parameters()),
+        extra_parameters=sum(unit.gamma.numel() for unit in found),
+    )

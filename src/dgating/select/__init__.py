@@ -1,0 +1,11 @@
+"""Ready-made group finders, one file each."""
+
+from dgating.select.by_dim import by_dim
+from dgating.select.by_labels import by_labels
+from dgating.select.features import features
+from dgating.select.filters import filters
+from dgating.select.layers import layers
+from dgating.select.neurons import neurons
+from dgating.select.whole import whole
+
+__all__ = ["by_dim", "by_labels", "features", "filters", "layers", "neurons", "whole"]

@@ -1,0 +1,35 @@
+"""Resolve what the user pointed at: a parameter, or a module and the (dotted) name of its tensor."""
+
+from __future__ import annotations
+
+import difflib
+
+from torch import nn
+
+from dgating._plan import check_tensor
+
+
+def resolve(target: nn.Module | nn.Parameter, name: str) -> tuple[nn.Module | nn.Parameter, str, tuple[int, ...]]:
+    """Owner, attribute name and shape of the tensor to group; checked, so that mistakes show where they are made."""
+    if isinstance(target, nn.Parameter):
+        check_tensor(target, "parameter")
+        return target, "", tuple(target.shape)
+    if not isinstance(target, nn.Module):
+        raise TypeError(
+            f"expected a module that owns the tensor (or an nn.Parameter), received {type(target).__name__}."
+        )
+    owner, path = target, name.rpartition(".")
+    if path[0]:
+        try:
+            owner = target.get_submodule(path[0])
+        except AttributeError:
+            owner = None
+    p = None if owner is None else owner._parameters.get(path[2])
+    if owner is None or p is None:
+        have = [n for n, _ in target.named_parameters()]
+        near = difflib.get_close_matches(name, have, n=3, cutoff=0.3) or have[:3]
+        raise ValueError(
+            f"name: {type(target).__name__} has no parameter {name!r}. Near names: {near} (of {len(have)})."
+        )
+    check_tensor(p, name)
+    return owner, path[2], tuple(p.shape)

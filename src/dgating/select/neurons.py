@@ -1,0 +1,83 @@
+"""The outputs of linear layers, one group a neuron."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from dgating._groups import Groups, Member, Part
+from dgating._partition import partition_by_dim
+from dgating.select._axes import is_transposed_linear, outputs
+from dgating.select._target import resolve
+from dgating.select.layers import Rules, layers
+
+
+def neurons(
+    layer_or_model: nn.Module,
+    include: Rules | None = None,
+    exclude: Rules = (),
+    bias: bool = False,
+    name: str | None = None,
+) -> Groups:
+    r"""One group for every neuron: the incoming weights of one output of a linear layer.
+
+    Args:
+        layer_or_model: a linear layer (its neurons), or a model: then every linear layer but the last one registered,
+            which usually is the output. Say ``include`` when that guess is wrong for your model.
+        include: layers of the model to take, see :func:`layers`.
+        exclude: layers to leave out.
+        bias: whether the neuron's bias belongs to its group. The paper leaves it ungated; with it, a dead neuron of a
+            ReLU network puts out exactly zero.
+        name: key in the diagnostics; by default the path of the weight for a layer, ``"neurons"`` for a model.
+
+    Returns:
+        :class:`Groups`, one part a layer.
+
+    Raises:
+        ValueError: nothing matches (near names are listed), or the model has no hidden linear layer.
+        TypeError: a layer that is not linear is included.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> len(dg.neurons(net)), len(dg.neurons(net[0], bias=True))
+        (8, 8)
+    """
+    if _linear(layer_or_model):
+        return Groups((_part(layer_or_model, None, bias),), name)
+    if not isinstance(layer_or_model, nn.Module):
+        raise TypeError(f"neurons: expected a linear layer or a model, received {type(layer_or_model).__name__}.")
+    if include is None:
+        chosen = layers(layer_or_model, lambda _, m: _linear(m))
+        last = list(chosen)[-1]
+        chosen = {p: m for p, m in chosen.items() if p != last}
+        if exclude:
+            chosen = {p: m for p, m in chosen.items() if p in layers(layer_or_model, lambda _, m: _linear(m), exclude)}
+        if not chosen:
+            raise ValueError(
+                "neurons: expected a model with a hidden linear layer, but only the output layer "
+                f"({last!r}) is left. Name the layers with include=... ."
+            )
+    else:
+        chosen = layers(layer_or_model, include, exclude)
+    return Groups(tuple(_part(m, path, bias) for path, m in chosen.items()), name or "neurons")
+
+
+def _linear(module: object) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Module) and is_transposed_linear(module))
+
+
+def _part(layer: nn.Module, path: str | None, bias: bool) -> Part:
+    label = None if path is None else f"{path}.weight"
+    if not _linear(layer):
+        raise TypeError(
+            f"neurons: expected linear layers, received {type(layer).__name__} at {path!r}. Use filters for "
+            "convolutions and by_dim for other tensors."
+        )
+    partition = outputs(layer)
+    assert partition is not None
+    resolve(layer, "weight")
+    members = [Member(layer, "weight", partition)]
+    if bias and layer.bias is not None:
+        _, _, shape = resolve(layer, "bias")
+        members.append(Member(layer, "bias", partition_by_dim(shape, 0)))
+    return Part(tuple(members), label)

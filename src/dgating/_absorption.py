@@ -139,15 +139,20 @@ class AbsorptionMonitor:
 
     @property
     def coverage(self) -> str:
-        """``"theorem"`` when the certificate is proved for this optimizer, else what is missing."""
+        """``"theorem"`` when the certificate is proved for this optimizer, else what is missing.
+
+        Groups of depth 2 are always screened, never certified, whatever this says of deeper groups beside them.
+        """
+        if all(t.unit.depth == 2 for t in self._trackers):
+            return "screened (D = 2): confirm with recheck after zero_"
         if self.optimizer is None:
             return "theorem for plain SGD (no optimizer was given: momentum is not accounted for)"
         if not isinstance(self.optimizer, torch.optim.SGD):
             return f"measured evidence only: the theorem does not cover {type(self.optimizer).__name__}"
+        if any(g.get("dampening") or g.get("maximize") for g in self.optimizer.param_groups):
+            return "measured evidence only: the theorem does not cover dampening or maximize"
         if any(self._shift(t.unit, p) is None for t in self._trackers for p in t.unit.factors):
             return "measured evidence only: lr, momentum and lam oscillate (sqrt(lr * 2 lam / D) + sqrt(momentum) > 1)"
-        if any(t.unit.depth == 2 for t in self._trackers):
-            return "screened for D = 2, to be confirmed with recheck after zero_; theorem for deeper groups"
         return "theorem"
 
     @torch.no_grad()

@@ -66,8 +66,8 @@ def gate_(model: M, groups: Groups | Iterable[Groups], *, depth: int = 3) -> M:
                     parametrize.register_parametrization(site.module, site.name, gate)
                     done.append((site.module, site.name))
     except Exception:  # e.g. out of memory half-way: put every weight back before the error goes on
-        for module, name in done:
-            parametrize.remove_parametrizations(module, name)
+        for module, name in reversed(done):
+            _ungate(module, name)
         raise
     for g in planned:
         g.groups._resolved = g.name
@@ -215,9 +215,7 @@ def collapse_(
 
 
 def _collapse_site(site: Site) -> nn.Parameter:
-    own_class(site.module)
-    parametrize.remove_parametrizations(site.module, site.tensor, leave_parametrized=True)
-    _restore_order(site.module, site.gate.order)
+    _ungate(site.module, site.tensor)
     weight = getattr(site.module, site.tensor)
     weight.grad = None  # it was the gradient of omega
     if hasattr(site.module, "_flat_weights"):  # recurrent layers keep a list of their weights
@@ -233,6 +231,15 @@ def _order(module: nn.Module) -> tuple[str, ...]:
             if gate is not None:
                 return gate.order
     return tuple(module._parameters)
+
+
+def _ungate(module: nn.Module, tensor: str) -> None:
+    """Turn the gated tensor into an ordinary parameter that holds the effective weight, at its old place."""
+    gate = gate_of(module, tensor)
+    assert gate is not None
+    own_class(module)
+    parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+    _restore_order(module, gate.order)
 
 
 def _restore_order(module: nn.Module, order: tuple[str, ...]) -> None:

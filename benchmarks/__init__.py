@@ -1,0 +1,1 @@
+"""Speed, memory and evidence measured on the library. It depends on ``dgating``, never the reverse."""

@@ -1,0 +1,61 @@
+"""What every benchmark needs: a description of the machine, and a safe way to write a result."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dgating
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor and date of a run. No host names and no paths: results are meant to be shared."""
+    return {
+        "dgating": dgating.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # a busy machine explains noise
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def cpu_model() -> str:
+    """The processor's own name where the system tells it, else its architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
+
+
+def store(name: str, result: dict[str, Any]) -> Path:
+    """Write ``benchmarks/results/<name>.json``: whole or not at all, so that an interrupted run leaves the old result.
+
+    Numbers that are not finite are refused (JSON has no word for them): a benchmark that divided by zero must not pass
+    for a result.
+    """
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)  # atomic on one file system
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

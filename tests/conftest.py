@@ -1,0 +1,18 @@
+"""Every test starts from the same seeds and one thread."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - scikit-learn's global state
+    torch.manual_seed(0)

@@ -1,0 +1,76 @@
+"""Two gloo processes, DDP and FSDP2, walk the same path as one process; the monitor certifies the same groups."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+import dgating as dg
+
+STEPS, LAM = 30, 0.1
+
+
+def _net() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Tanh(), nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 2))
+    rows = torch.tensor([0, 0, 1, -1])
+    unit = dg.tie(dg.by_dim(net[0], 0), dg.by_dim(net[1], 0), dg.by_dim(net[1], 0, name="bias"), name="units")
+    return dg.gate_(net, [unit, dg.by_labels(net[3], rows[:, None], group_name="rows")], depth=3)
+
+
+def _data() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(64, 6, generator=generator)
+    return x, x[:, :2] * 2
+
+
+def _train(net: nn.Module, root: nn.Module, x: Tensor, y: Tensor, in_loss: bool) -> tuple[list[Tensor], list[Tensor]]:
+    """Losses are means over the rows of this process; gradients are averaged by the wrapper."""
+    optimizer = torch.optim.SGD(dg.param_groups(root, 0.0 if in_loss else LAM), lr=0.05, momentum=0.9)
+    monitor = dg.AbsorptionMonitor(root, LAM, optimizer, window=10, penalty_in_loss=in_loss)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = (net(x) - y).square().mean()
+        (loss + dg.penalty(root, LAM) if in_loss else loss).backward()
+        monitor.update()
+        optimizer.step()
+    return list(dg.group_norms(root).values()), list(monitor.margins().values())
+
+
+def _worker(rank: int, port: int, kind: str, in_loss: bool, expected: tuple[list[Tensor], list[Tensor]]) -> None:
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    try:
+        root = net = _net()
+        if kind == "ddp":
+            net = nn.parallel.DistributedDataParallel(root)
+        else:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh("cpu", (2,))
+            fully_shard(root[5], mesh=mesh)
+            fully_shard(root, mesh=mesh)  # tied groups lie in one unit
+        x, y = _data()
+        norms, margins = _train(net, root, x[rank::2], y[rank::2], in_loss)
+        for got, want in zip(norms + margins, expected[0] + expected[1], strict=True):
+            torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("kind", "in_loss"), [("ddp", False), ("fsdp2", False), ("fsdp2", True)])
+def test_two_processes_equal_one(kind: str, in_loss: bool) -> None:
+    root = _net()
+    expected = _train(root, root, *_data(), in_loss)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    mp.spawn(_worker, args=(port, kind, in_loss, expected), nprocs=2, join=True)

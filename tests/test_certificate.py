@@ -69,7 +69,14 @@ def _adversary(kind: str, model: Group, step: int, bound: float, velocity: Tenso
     seed=st.integers(0, 2**16),
 )
 def test_certified_groups_shrink_at_every_step_and_vanish(
-    depth: int, momentum: float, nesterov: bool, kind: str, schedule: str, tightness: float, step_share: float, seed: int
+    depth: int,
+    momentum: float,
+    nesterov: bool,
+    kind: str,
+    schedule: str,
+    tightness: float,
+    step_share: float,
+    seed: int,
 ) -> None:
     nesterov = nesterov and momentum > 0
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +99,9 @@ def test_certified_groups_shrink_at_every_step_and_vanish(
     # start in mid-run, with momentum that points outwards
     if momentum:
         for p in (model.omega, model.gamma):
-            optimizer.state[p]["momentum_buffer"] = -0.3 * p.detach() * float(torch.rand(1, generator=generator)) / max(shift, 1)
+            optimizer.state[p]["momentum_buffer"] = (
+                -0.3 * p.detach() * float(torch.rand(1, generator=generator)) / max(shift, 1)
+            )
 
     def sizes() -> Tensor:
         if not momentum:
@@ -108,7 +117,11 @@ def test_certified_groups_shrink_at_every_step_and_vanish(
     box = torch.maximum(start, floor)
     total = 0.0
     for step in range(60):
-        scale = {"constant": 1.0, "cosine": 0.5 + 0.5 * math.cos(step / 60 * math.pi), "jumps": float((step * 7919) % 5) / 4}[schedule]
+        scale = {
+            "constant": 1.0,
+            "cosine": 0.5 + 0.5 * math.cos(step / 60 * math.pi),
+            "jumps": float((step * 7919) % 5) / 4,
+        }[schedule]
         for group in optimizer.param_groups:
             group["lr"] = lr * scale
         velocity = optimizer.state[model.omega].get("momentum_buffer")

@@ -1,6 +1,7 @@
 """The ``dgating`` command: what it prints, what it writes, and how it fails."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -30,9 +31,14 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.mark.parametrize("command", [["-m", "dgating"], ["-c", "from dgating.cli import main; main()"]])
-def test_version(command):
-    done = subprocess.run([sys.executable, *command, "--version"], capture_output=True, text=True, check=False)
+def test_version():
+    result = dgating_("--version")
+    assert (result.exit_code, result.output) == (0, f"dgating {dg.__version__}\n")
+
+
+def test_the_package_runs_as_a_command():
+    command = [sys.executable, "-m", "dgating", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, f"dgating {dg.__version__}", "")
 
 
@@ -111,24 +117,19 @@ def test_a_bad_option_exits_with_two_and_says_which(args, said):
     ("option", "value", "said"),
     [
         ("--device", "warp", "warp"),
-        ("--device", "cuda", "(?i)cuda"),
+        ("--device", "cuda:99", "cuda"),
         ("--device", "meta", "meta"),
         ("--lam", "nan", "lam"),
         ("--lam", "inf", "lam"),
     ],
 )
 def test_what_cannot_run_is_one_line_and_leaves_no_files(short, tmp_path, option, value, said):
-    if value == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is a CUDA device")
     out = tmp_path / "out"
     result = dgating_("demo", option, value, "--out", out)
     assert result.exit_code == 2
     assert isinstance(result.exception, SystemExit)  # nothing else escaped
     assert "Traceback" not in result.output
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error:")]
-    import re
-
-    assert re.search(said, line)
+    assert re.search(rf"(?i)error[\s\S]*{said}", result.stderr)
     assert not out.exists()
 
 

@@ -110,7 +110,9 @@ def _train(net: nn.Module, optimizer: torch.optim.Optimizer, monitor: dg.Absorpt
 
 
 @pytest.mark.parametrize("depth", [3, 4])
-@pytest.mark.parametrize("options", [{"momentum": 0.0}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"momentum": 0.0}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], ids=str
+)
 def test_certified_groups_are_dead_long_after(depth: int, options: dict[str, float]) -> None:
     x, y = _data()
     net = _net(depth)

@@ -52,7 +52,7 @@ def test_numbers_of_a_report():
     assert (first.parameters, first.kept_parameters) == (4, 4)
     assert (first.norm_min, first.norm_max) == pytest.approx((0.5, 5.0))
     assert first.imbalance == pytest.approx(25 - 1)
-    bias = float(net[2].bias)  # part of the group: whole takes every parameter
+    bias = net[2].bias.item()  # part of the group: whole takes every parameter
     assert (pair.groups, pair.depth, pair.n_groups, pair.parameters) == ("pair", 2, 1, 4)
     assert pair.norm_min == pair.norm_median == pair.norm_max == pytest.approx(math.sqrt(4 + 4 + 1 + bias**2))
     assert pair.imbalance == pytest.approx(8 + bias**2)
@@ -80,7 +80,7 @@ def test_diagnostics_by_hand():
     net = by_hand()
     assert dg.group_norms(net)["inputs"].tolist() == pytest.approx([5.0, 0.5])
     assert dg.imbalance(net)["inputs"].tolist() == pytest.approx([24.0, 0.75])
-    pair = 9 + float(net[2].bias) ** 2
+    pair = 9 + net[2].bias.item() ** 2
     expected = (25 + 2) / 3 - 25 ** (1 / 3) + (0.25 + 2) / 3 - 0.25 ** (1 / 3) + (pair + 1) / 2 - math.sqrt(pair)
     assert float(dg.misalignment(net)) == pytest.approx(expected, rel=1e-6)
     assert dg.sparsity(net, tol=1.0) == {"inputs": 0.5, "pair": 0.0}

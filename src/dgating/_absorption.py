@@ -8,7 +8,7 @@ window, times a safety factor. Nothing here waits for the device: the running ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,11 @@ from dgating._optim import Lam, check_optimizer, lam_by_groups
 from dgating._penalty import FLOAT32_EPS, weight_decay_of
 from dgating._units import Unit, full, units, wide
 
+_Places: TypeAlias = "dict[int, tuple[dict[str, Any], float]]"
+
 
 class _Tracker:
-    """Running bounds of one unit: the largest data-gradient norm of this window and of the last, and norms for D = 2."""
+    """Running bounds of one unit: the largest data-gradient norm of this and the last window, and norms for D = 2."""
 
     names = ("current", "previous", "norm", "last_norm", "peak", "ever")
 
@@ -131,11 +133,11 @@ class AbsorptionMonitor:
         self.model, self.optimizer, self.penalty_in_loss = model, optimizer, penalty_in_loss
         self.window, self.safety, self.screen = window, safety, screen
         self.steps = 0
-        self._top_lr: dict[int, float] = {}
+        self._top_lr: list[float] = []  # of each of the optimizer's parameter groups
         with torch.no_grad():
             self._trackers = [_Tracker(unit) for unit in found]
         self.history: list[dict[str, Any]] = []
-        """One record a window: ``step`` and, per ``Groups.name``, the number of groups, certified and below the threshold."""
+        """One record a window: ``step`` and, by ``Groups.name``, how many groups, certified, below the threshold."""
 
     @property
     def coverage(self) -> str:
@@ -151,7 +153,14 @@ class AbsorptionMonitor:
             return f"measured evidence only: the theorem does not cover {type(self.optimizer).__name__}"
         if any(g.get("dampening") or g.get("maximize") for g in self.optimizer.param_groups):
             return "measured evidence only: the theorem does not cover dampening or maximize"
-        if any(self._shift(t.unit, p) is None for t in self._trackers for p in t.unit.factors):
+        places = self._places()
+        for t in self._trackers:
+            rates = {float(places[id(site.omega)][0]["lr"]) for site in t.unit.sites}
+            if len(rates) > 1:
+                return (
+                    f"measured evidence only: tensors of {t.unit.groups!r} that share gates have different step sizes"
+                )
+        if any(self._shift(t.unit, p, places) is None for t in self._trackers for p in t.unit.factors):
             return "measured evidence only: lr, momentum and lam oscillate (sqrt(lr * 2 lam / D) + sqrt(momentum) > 1)"
         return "theorem"
 
@@ -182,12 +191,12 @@ class AbsorptionMonitor:
 
         Groups that are exactly zero count. Before one window of updates nothing else does.
         """
-        out: dict[str, list[Tensor]] = {}
-        for t in self._trackers:
-            now = self._dead(t)
-            t.ever |= now
-            out.setdefault(t.unit.groups, []).append(now)
-        return {name: torch.cat(parts) for name, parts in out.items()}
+
+        def note(t: _Tracker, dead: Tensor) -> Tensor:
+            t.ever |= dead
+            return dead
+
+        return self._collect(note)
 
     @torch.no_grad()
     def revoked(self) -> dict[str, Tensor]:
@@ -195,17 +204,15 @@ class AbsorptionMonitor:
 
         None should appear. If some do, enlarge ``window`` or ``safety``.
         """
-        out: dict[str, list[Tensor]] = {}
-        for t in self._trackers:
-            out.setdefault(t.unit.groups, []).append(t.ever & ~self._dead(t))
-        return {name: torch.cat(parts) for name, parts in out.items()}
+        return self._collect(lambda t, dead: t.ever & ~dead)
 
     @torch.no_grad()
     def margins(self) -> dict[str, Tensor]:
         """The ratio of both sides of the condition, by ``Groups.name``: below one is certified, far below is safe."""
+        places = self._places()
         out: dict[str, list[Tensor]] = {}
         for t in self._trackers:
-            out.setdefault(t.unit.groups, []).append(self._margin(t))
+            out.setdefault(t.unit.groups, []).append(self._margin(t, places))
         return {name: torch.cat(parts) for name, parts in out.items()}
 
     def recheck(self, closure: Callable[[], Any], size: float = 0.1) -> dict[str, Tensor]:
@@ -246,56 +253,67 @@ class AbsorptionMonitor:
             for name in _Tracker.names:
                 setattr(t, name, saved[name].to(t.current.device).clone())
 
-    def _dead(self, t: _Tracker) -> Tensor:
+    def _collect(self, f: Callable[[_Tracker, Tensor], Tensor]) -> dict[str, Tensor]:
+        places = self._places()
+        out: dict[str, list[Tensor]] = {}
+        for t in self._trackers:
+            out.setdefault(t.unit.groups, []).append(f(t, self._dead(t, places)))
+        return {name: torch.cat(parts) for name, parts in out.items()}
+
+    def _dead(self, t: _Tracker, places: _Places) -> Tensor:
         zero = t.unit.factor_norms().amax(0) == 0
         if self.steps < self.window:
             return zero
-        dead = zero | (self._margin(t) < 1)
+        dead = zero | (self._margin(t, places) < 1)
         if t.unit.depth == 2:
             norm = t.unit.norms()
             dead = dead | ((norm < self.screen * t.peak) & (norm < t.last_norm))
         return dead
 
-    def _margin(self, t: _Tracker) -> Tensor:
-        return margin(self._sizes(t.unit), self.safety * t.bound, self.lam[t.unit.groups])
+    def _margin(self, t: _Tracker, places: _Places) -> Tensor:
+        return margin(self._sizes(t.unit, places), self.safety * t.bound, self.lam[t.unit.groups])
 
-    def _sizes(self, unit: Unit) -> Tensor:
+    def _sizes(self, unit: Unit, places: _Places) -> Tensor:
         """``(D, J)`` sizes of the factors, enlarged by where the momentum points (see ``momentum_shift``)."""
         sizes = unit.factor_norms()
         if not isinstance(self.optimizer, torch.optim.SGD):
             return sizes
-        shifted = [self._shifted(unit, p) for p in unit.factors]
+        shifted = [self._shifted(unit, p, places) for p in unit.factors]
         ahead = torch.cat([unit.norms_of(shifted[:-1]).unsqueeze(0), shifted[-1].abs()])
         return torch.maximum(sizes, ahead)
 
-    def _shifted(self, unit: Unit, p: nn.Parameter) -> Tensor:
+    def _shifted(self, unit: Unit, p: nn.Parameter, places: _Places) -> Tensor:
         assert self.optimizer is not None
         velocity = self.optimizer.state.get(p, {}).get("momentum_buffer")
         value = wide(full(p.detach()))
-        shift = self._shift(unit, p)
+        shift = self._shift(unit, p, places)
         return value if velocity is None or not shift else value - shift * wide(full(velocity))
 
-    def _shift(self, unit: Unit, p: nn.Parameter) -> float | None:
-        group = self._group_of(p)
-        if group.get("dampening") or group.get("maximize"):
-            return None
+    def _shift(self, unit: Unit, p: nn.Parameter, places: _Places) -> float | None:
+        group, top = places[id(p)]
         kappa = weight_decay_of(self.lam[unit.groups], unit.depth)
-        top = max(self._top_lr.get(id(p), 0.0), float(group["lr"]), float(group.get("initial_lr", 0.0)))
         return momentum_shift(top, group.get("momentum", 0.0), kappa, bool(group.get("nesterov")))
 
-    def _group_of(self, p: nn.Parameter) -> dict[str, Any]:
-        assert self.optimizer is not None
-        return next(g for g in self.optimizer.param_groups if any(q is p for q in g["params"]))
+    def _places(self) -> _Places:
+        """By parameter: its group in the optimizer, and the largest step size the certificate has to reckon with."""
+        if self.optimizer is None:
+            return {}
+        self._note_learning_rates()
+        out: _Places = {}
+        for group, seen in zip(self.optimizer.param_groups, self._top_lr, strict=True):
+            top = max(seen, float(group["lr"]), float(group.get("initial_lr", 0.0)))
+            out.update({id(p): (group, top) for p in group["params"]})
+        return out
 
     def _note_learning_rates(self) -> None:
-        """Remember the largest step size: the shift must hold for every later one."""
+        """Remember the largest step size of each parameter group: the shift must hold for every later one."""
         if self.optimizer is None:
             return
-        for group in self.optimizer.param_groups:
-            lr = float(group["lr"]) if not isinstance(group["lr"], Tensor) else 0.0
-            for p in group["params"]:
-                if lr > self._top_lr.get(id(p), 0.0):
-                    self._top_lr[id(p)] = lr
+        groups = self.optimizer.param_groups
+        self._top_lr += [0.0] * (len(groups) - len(self._top_lr))
+        for i, group in enumerate(groups):
+            if not isinstance(group["lr"], Tensor):  # a tensor may live on the device: do not wait for it in every step
+                self._top_lr[i] = max(self._top_lr[i], group["lr"])
 
     def _record(self) -> None:
         groups: dict[str, dict[str, Any]] = {}

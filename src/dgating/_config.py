@@ -14,7 +14,8 @@ from torch import nn
 
 from dgating._groups import Groups, Member, Part
 from dgating._model import gate_
-from dgating._partition import Partition, along, partition_by_labels
+from dgating._partition import Partition, partition_by_labels
+from dgating._plan import plan_gating
 from dgating._units import by_groups, units
 
 FORMAT = "dgating/gates/1"
@@ -62,8 +63,11 @@ class GateConfig:
         return cls(tuple(out))
 
     def apply_(self, model: nn.Module) -> nn.Module:
-        """Gate a fresh model in the same way, in place; a model of another architecture is a ``ValueError`` and stays as it is."""
-        todo = []
+        """Gate a fresh model in the same way, in place.
+
+        A model of another architecture is a ``ValueError`` and stays as it is.
+        """
+        todo: list[tuple[Groups, int]] = []
         for spec in self.groups:
             parts = []
             for part in spec["parts"]:
@@ -79,7 +83,7 @@ class GateConfig:
                     members.append(Member(module, m["tensor"], _decode(m, part["n_groups"])))
                 parts.append(Part(tuple(members), part["label"]))
             todo.append((Groups(tuple(parts), spec["name"]), spec["depth"]))
-        _check_all(model, [g for g, _ in todo])
+        plan_gating(model, [g for g, _ in todo])  # all at once: a refusal leaves no part gated
         for groups, depth in todo:
             gate_(model, groups, depth=depth)
         return model
@@ -100,12 +104,14 @@ class GateConfig:
             raise ValueError(f"GateConfig: expected format {FORMAT!r}, received {got!r}.")
         try:
             for spec in data["groups"]:
-                assert isinstance(spec["name"], str) and isinstance(spec["depth"], int)
+                _expect(spec["name"], str)
+                _expect(spec["depth"], int)
                 for part in spec["parts"]:
                     for m in part["members"]:
-                        assert isinstance(m["path"], str) and isinstance(m["tensor"], str)
+                        _expect(m["path"], str)
+                        _expect(m["tensor"], str)
                         _decode(m, part["n_groups"])
-        except (KeyError, TypeError, AssertionError, RuntimeError) as error:
+        except (KeyError, TypeError, RuntimeError) as error:
             raise ValueError(f"GateConfig: the file is damaged ({type(error).__name__}: {error}).") from None
         return cls(tuple(data["groups"]))
 
@@ -119,10 +125,9 @@ class GateConfig:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
 
-def _check_all(model: nn.Module, groups: list[Groups]) -> None:
-    from dgating._plan import plan_gating  # all groups at once, so that a refusal leaves no part gated
-
-    plan_gating(model, groups)
+def _expect(value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"expected {kind.__name__}, received {value!r}")
 
 
 def _encode(partition: Partition) -> dict[str, Any]:
@@ -166,6 +171,3 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-__all__ = ["GateConfig", "along", "write_text"]

@@ -48,6 +48,10 @@ class Gate(nn.Module):
     """
 
     gamma: nn.Parameter
+    labels: Tensor | None
+    gated_index: Tensor
+    rest_index: Tensor
+    merge_index: Tensor
 
     def __init__(self, gamma: nn.Parameter, partition: Partition, place: Place, order: tuple[str, ...] = ()) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from dgating._partition import UNGATED, Partition
+from dgating._partition import Partition
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +180,3 @@ def _check_groups(groups: Sequence[object], caller: str) -> None:
     for g in groups:
         if not isinstance(g, Groups):
             raise TypeError(f"{caller}: expected Groups, received {type(g).__name__}.")
-
-
-__all__ = ["UNGATED", "Groups", "Member", "Part", "concat", "tie"]

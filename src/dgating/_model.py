@@ -265,10 +265,10 @@ def _state_to_move(found: list[Unit], optimizer: torch.optim.Optimizer) -> list[
                 if not isinstance(value, Tensor) or value.shape != site.omega.shape:
                     new[key] = value
                     continue
-                value = value * (inverse**2 if "sq" in key else inverse)
+                moment = value * (inverse**2 if "sq" in key else inverse)
                 if site.rest is not None:
-                    value = site.gate.merge(value, rest.get(key, torch.zeros_like(site.rest)))
-                new[key] = value
+                    moment = site.gate.merge(moment, rest.get(key, torch.zeros_like(site.rest)))
+                new[key] = moment
             out.append((site.omega, new))
     return out
 
@@ -281,4 +281,4 @@ def own_class(module: nn.Module) -> None:
     """
     if parametrize.is_parametrized(module):
         cls = type(module)
-        module.__class__ = type(cls.__name__, cls.__bases__, dict(cls.__dict__))
+        object.__setattr__(module, "__class__", type(cls.__name__, cls.__bases__, dict(cls.__dict__)))

@@ -115,13 +115,10 @@ def penalty(model: nn.Module, lam: Lam = 1.0) -> Tensor:
     """
     found = units(model)
     strength = lam_by_groups(lam, found)
-    total: Tensor | None = None
-    for unit in found:
-        squares = sum(full(wide(p).square().sum()) for p in unit.factors)
-        term = squares * (strength[unit.groups] / unit.depth)
-        total = term if total is None else total + term.to(total.device)
-    assert total is not None
-    return total
+    terms = [
+        full(wide(p).square().sum()) * (strength[unit.groups] / unit.depth) for unit in found for p in unit.factors
+    ]
+    return torch.stack([t.to(terms[0].device) for t in terms]).sum()
 
 
 def effective_penalty(model: nn.Module, lam: Lam = 1.0) -> Tensor:
@@ -220,13 +217,14 @@ def check_optimizer(
             got = float(group.get("weight_decay", 0.0))
             if got and decoupled(optimizer, group):
                 raise ValueError(
-                    f"optimizer: {type(optimizer).__name__} decays weights apart from the gradient, which does not minimise the "
-                    "gated objective and gives no zeros. Use SGD or Adam with param_groups, or set weight_decay=0 on "
+                    f"optimizer: {type(optimizer).__name__} decays weights apart from the gradient, which does not "
+                    "minimise the gated objective and gives no zeros. Use SGD or Adam with param_groups, or set weight_decay=0 on "
                     "the factors and add dg.penalty(model, lam) to the loss."
                 )
             if not math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-12):
+                reason = f"2 * lam / D with lam {strength[unit.groups]:g}, D {unit.depth}"
                 raise ValueError(
                     f"optimizer: expected weight_decay {want:g} on the factors of {unit.groups!r} "
-                    f"({'the penalty is in the loss' if penalty_in_loss else f'2 * lam / D with lam {strength[unit.groups]:g}, D {unit.depth}'}), "
-                    f"received {got:g}. Build the optimizer from dg.param_groups(model, lam)."
+                    f"({'the penalty is in the loss' if penalty_in_loss else reason}), received {got:g}. "
+                    "Build the optimizer from dg.param_groups(model, lam)."
                 )

@@ -165,8 +165,8 @@ class TimeBudget:
     def __str__(self) -> str:
         verdict = "zeros are reachable" if self.reachable else "too short for zeros by a threshold"
         return (
-            f"{verdict}: a group without signal falls to {self.norm:.1e} (exponent {self.exponent:.1f} of {self.needed:.1f} "
-            f"needed); needs lam >= {self.lam_needed:.2g} or {self.steps_needed:.0f} steps"
+            f"{verdict}: a group without signal falls to {self.norm:.1e} "
+            f"(exponent {self.exponent:.1f} of {self.needed:.1f} needed); needs lam >= {self.lam_needed:.2g} or {self.steps_needed:.0f} steps"
         )
 
 

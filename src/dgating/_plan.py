@@ -169,9 +169,10 @@ def _check_parameter(module: nn.Module, name: str, path: str, owners: _Owners, m
         )
     homes = owners.homes[id(p)]
     if len(homes) > 1:
+        others = [title for title in (owners.title(*home) for home in homes) if title != path]
         raise ValueError(
-            f"groups: {path!r} is tied (the same parameter is also {[owners.title(*h) for h in homes if h[0] is not module or h[1] != name]}). "
-            "Gating one use would untie it. Untie the weights first, or gate another layer."
+            f"groups: {path!r} is tied (the same parameter is also {others}). Gating one use would untie it. "
+            "Untie the weights first, or gate another layer."
         )
     return p
 

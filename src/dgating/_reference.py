@@ -75,7 +75,8 @@ def proximal_gradient(
     """
     if X.ndim != 2 or y.shape != X.shape[:1] or labels.shape != X.shape[1:]:
         raise ValueError(
-            f"expected X (n, p), y (n,), labels (p,), received {tuple(X.shape)}, {tuple(y.shape)}, {tuple(labels.shape)}."
+            "expected X (n, p), y (n,), labels (p,), "
+            f"received {tuple(X.shape)}, {tuple(y.shape)}, {tuple(labels.shape)}."
         )
     if depth < 2:
         raise ValueError(f"depth: expected at least 2, received {depth}.")
@@ -86,8 +87,9 @@ def proximal_gradient(
     step = 1 / float(torch.linalg.eigvalsh(gram)[-1])
     w = torch.zeros_like(moment) if init is None else init.clone()
     z, t = w.clone(), 1.0
-    done = 0
-    for done in range(1, max_iter + 1):
+    done, length = 0, math.inf
+    while done < max_iter and length >= tol:
+        done += 1
         new = group_prox(z - step * (gram @ z - moment), labels, step * lam, q)
         change = new - w
         if depth == 2:
@@ -97,11 +99,9 @@ def proximal_gradient(
             z, t = new + (t - 1) / grown * change, grown
         else:
             z = new
-        w = new
-        if float(change.norm()) < tol:
-            break
+        w, length = new, float(change.norm())
     residual = y - X @ w
     gated = labels >= 0
     norms = w.new_zeros(int(labels.max()) + 1).index_add(0, labels[gated], w[gated].square()).sqrt()
     objective = float(residual @ residual) / (2 * len(y)) + lam * float(norms.pow(q).sum())
-    return ProximalSolution(w, objective, done, bool(float(change.norm()) < tol))
+    return ProximalSolution(w, objective, done, length < tol)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,12 @@ def gate(net: nn.Sequential, depth: int) -> nn.Sequential:
 
 @torch.no_grad()
 def accuracy(net: nn.Module, data: Data) -> float:
+    """Share of test digits that are read correctly."""
     return float((net(data.x_test).argmax(1) == data.y_test).float().mean())
 
 
 def train(
-    net: nn.Module, groups: list[dict[str, Any]], data: Data, seed: int, lam: float | None, tick: Any
+    net: nn.Module, groups: list[dict[str, Any]], data: Data, *, seed: int, lam: float | None, tick: Callable[[], None]
 ) -> tuple[torch.optim.Optimizer, dg.AbsorptionMonitor | None]:
     """Plain SGD with a cosine schedule: the loop that any user has. ``lam`` adds a monitor."""
     steps = -(-len(data.x) // BATCH)
@@ -84,6 +86,7 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * steps)
     monitor = None if lam is None else dg.AbsorptionMonitor(net, lam, optimizer, window=steps)
     shuffle = torch.Generator().manual_seed(seed)
+    loss = torch.zeros(())
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(data.x), generator=shuffle).to(data.x.device).split(BATCH):
             loss = nn.functional.cross_entropy(net(data.x[rows]), data.y[rows])
@@ -111,11 +114,10 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
         bar = progress.add_task("training", total=2 * EPOCHS)
         dense = network(seed).to(device)
         decay = [{"params": dense.parameters(), "weight_decay": 5e-4}]
-        train(dense, decay, data, seed, None, lambda: progress.advance(bar))
+        train(dense, decay, data, seed=seed, lam=None, tick=lambda: progress.advance(bar))
         net = gate(network(seed), depth).to(device)
-        optimizer, monitor = train(
-            net, dg.param_groups(net, lam, weight_decay=5e-4), data, seed, lam, lambda: progress.advance(bar)
-        )
+        groups = dg.param_groups(net, lam, weight_decay=5e-4)
+        optimizer, monitor = train(net, groups, data, seed=seed, lam=lam, tick=lambda: progress.advance(bar))
     assert monitor is not None
     report, coverage = dg.report(net, monitor), monitor.coverage
     masks = monitor.absorbed()
@@ -123,8 +125,7 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
     figures: dict[str, Any] = {"dense": accuracy(dense, data), "gated": accuracy(net, data)}
     dg.zero_(net, masks, optimizer)
     if depth == 2:  # convex penalty: zeros were screened, so the optimality condition decides, on all training data
-        closure = lambda: nn.functional.cross_entropy(net(data.x), data.y).backward()  # noqa: E731
-        revived = monitor.recheck(closure)
+        revived = monitor.recheck(lambda: nn.functional.cross_entropy(net(data.x), data.y).backward())
         masks = {name: mask & ~revived[name] for name, mask in masks.items()}
     dg.collapse_(net)
     figures["after exact zeros"] = accuracy(net, data)
@@ -132,8 +133,8 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
         "dgating": dg.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "settings": {"seed": seed, "depth": depth, "lam": lam, "device": device, "epochs": EPOCHS, "batch": BATCH, "lr": LR,
-                     "momentum": MOMENTUM, "schedule": "cosine"},
+        "settings": {"seed": seed, "depth": depth, "lam": lam, "device": device, "epochs": EPOCHS, "batch": BATCH,
+                     "lr": LR, "momentum": MOMENTUM, "schedule": "cosine"},
         "certificate": coverage,
         "accuracy": figures,
         "groups": {
@@ -154,7 +155,8 @@ def say(console: Any, result: dict[str, Any], out: Path) -> None:
     """The outcome in a few lines."""
     acc = result["accuracy"]
     console.print(
-        f"accuracy: dense {acc['dense']:.3f}, gated {acc['gated']:.3f}, after exact zeros {acc['after exact zeros']:.3f}"
+        f"accuracy: dense {acc['dense']:.3f}, gated {acc['gated']:.3f}, "
+        f"after exact zeros {acc['after exact zeros']:.3f}"
     )
     for name, g in result["groups"].items():
         console.print(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def plot_group_norms(
     model: nn.Module, monitor: AbsorptionMonitor | None = None, ax: Axes | None = None, tol: float = FLOAT32_EPS
 ) -> Axes:
-    """Sorted norms of the effective weights, one line a ``Groups.name``, with the threshold; certified groups are marked.
+    """Sorted norms of the effective weights, one line a ``Groups.name``; certified groups are marked.
 
     Args:
         model: a gated model.

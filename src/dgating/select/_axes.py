@@ -11,7 +11,7 @@ from dgating._partition import Partition, partition_by_dim, partition_by_labels
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
-    """A linear layer that stores ``(in, out)``: the ``Conv1D`` of transformers, known by what it is called and holds."""
+    """A linear layer that stores ``(in, out)``: ``Conv1D`` of transformers, known by its name and what it holds."""
     return type(module).__name__ == "Conv1D" and "nf" in module.__dict__ and getattr(module.weight, "ndim", 0) == 2
 
 

@@ -3,9 +3,9 @@
     python -m benchmarks.certificate            # seeds x depths x lams, SGD with momentum, and Adam as mere evidence
 
 Each run trains for ``EPOCHS``, asks the monitor at 25, 50 and 100 % of them, and then goes on to ten times as long at
-the same step size. A group certified at one of those moments that is above the threshold at the end of the long run is an
-error of the certificate. Stricter: a group certified at the end of *any* epoch of the first half of the long run counts,
-for safety factors 1, 2 (the default) and 4. Beside it: what the paper's threshold finds at the same moments.
+the same step size. A group certified at one of those moments that is above the threshold at the end of the long run is
+an error of the certificate. Stricter: a group certified at the end of *any* epoch of the first half of the long run
+counts, for safety factors 1, 2 (the default) and 4. Beside it: what the paper's threshold finds at the same moments.
 """
 
 from __future__ import annotations

@@ -79,6 +79,11 @@ def _partial_entries(m: nn.Module) -> dg.Groups:
     return dg.by_labels(m, labels)
 
 
+def _value_heads() -> Tensor:
+    """Rows of a fused query-key-value projection: only the values are gated, four rows a head."""
+    return torch.cat([torch.full((16,), -1), torch.arange(8) // 4])
+
+
 def linear() -> nn.Module:
     return nn.Linear(6, 5)
 
@@ -109,7 +114,7 @@ CASES = [
     Case("Conv1D of transformers", lambda: Conv1D(5, 6), vectors(7, 6), dg.features),
     Case("attention inputs", Attention, vectors(2, 5, 8), lambda m: dg.features(m.mha)),
     Case("attention value heads", Attention, vectors(2, 5, 8),
-         lambda m: dg.by_labels(m.mha, torch.cat([torch.full((16,), -1), torch.arange(8) // 4])[:, None], "in_proj_weight")),
+         lambda m: dg.by_labels(m.mha, _value_heads()[:, None], "in_proj_weight")),
     Case("lstm inputs", lambda: Recurrent(nn.LSTM, False), vectors(2, 6, 5), lambda m: dg.features(m.rnn)),
     Case("gru inputs, both ways", lambda: Recurrent(nn.GRU, True), vectors(2, 6, 5), lambda m: dg.features(m.rnn)),
     Case("expert tensor", Experts, vectors(7, 6), lambda m: dg.by_dim(m, 0, name="w1")),

@@ -14,5 +14,5 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seed() -> None:
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002 - scikit-learn's global state
+    np.random.seed(0)  # scikit-learn reads the global state
     torch.manual_seed(0)

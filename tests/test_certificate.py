@@ -1,4 +1,4 @@
-"""The absorption theorem against adversaries: any gradients of norm at most G, any factors, any step sizes up to a bound.
+"""The absorption theorem against adversaries: any gradients of norm at most G, any factors, any bounded step sizes.
 
 The proof is in docs/concepts/absorption.md; here torch's own SGD runs against the worst gradients we can think of.
 """

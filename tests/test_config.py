@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -132,8 +133,8 @@ def test_a_saved_file_replaces_the_old_one(tmp_path):
     assert dg.GateConfig.load(path).groups[0]["name"] == "weight"
 
 
-@pytest.mark.parametrize("failing", ["replace", "fdopen"])
-def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, failing):
+@pytest.mark.parametrize(("where", "failing"), [(os, "replace"), (Path, "write_bytes")])
+def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch, where, failing):
     path = tmp_path / "gates.json"
     path.write_text("old")
     net = nn.Linear(4, 2)
@@ -143,7 +144,7 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypa
         raise OSError("no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, failing, full_disk)
+        patch.setattr(where, failing, full_disk)
         with pytest.raises(OSError, match="no space"):
             config.save(path)
     assert os.listdir(tmp_path) == ["gates.json"]

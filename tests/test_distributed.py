@@ -60,6 +60,11 @@ def _worker(rank: int, port: int, kind: str, in_loss: bool, expected: tuple[list
             fully_shard(root, mesh=mesh)  # tied groups lie in one unit
         x, y = _data()
         norms, margins = _train(net, root, x[rank::2], y[rank::2], in_loss)
+        dg.zero_(root, {"units": torch.arange(8) < 3})
+        assert (dg.group_norms(root)["units"] == 0).tolist() == [True] * 3 + [False] * 5
+        if kind == "fsdp2":
+            with pytest.raises(ValueError, match="sharded"):
+                dg.collapse_(root)
         for got, want in zip(norms + margins, expected[0] + expected[1], strict=True):
             torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
     finally:

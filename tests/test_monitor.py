@@ -99,12 +99,13 @@ def test_an_overflowing_step_is_not_observed() -> None:
     assert (_bound(monitor) == 0).all()
 
 
-def _train(net: nn.Module, optimizer: torch.optim.Optimizer, monitor: dg.AbsorptionMonitor, x: Tensor, y: Tensor, steps: int,
-           loss: Callable[[nn.Module, Tensor, Tensor], Tensor] = _loss) -> None:  # fmt: skip
+def _train(
+    net: nn.Module, optimizer: torch.optim.Optimizer, monitor: dg.AbsorptionMonitor, x: Tensor, y: Tensor, steps: int
+) -> None:
     for _ in range(steps):
         rows = torch.randint(len(x), (64,))
         optimizer.zero_grad()
-        loss(net, x[rows], y[rows]).backward()
+        _loss(net, x[rows], y[rows]).backward()
         monitor.update()
         optimizer.step()
 
@@ -185,12 +186,12 @@ def test_a_collapsed_model_is_refused() -> None:
         monitor.absorbed()
 
 
-def _full_batch(net: nn.Module, x: Tensor, y: Tensor, w: Tensor | None = None) -> Callable[[], None]:
+def _full_batch(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
     return lambda: _loss(net, x, y).backward()
 
 
 def test_depth_2_revives_what_the_screen_got_wrong() -> None:
-    """Zero a group that the optimum needs: recheck finds it by the KKT condition, revives it, and training recovers it."""
+    """Zero a group that the optimum needs: recheck finds it, revives it, and training recovers the optimum."""
     x, y = _data()
     net = nn.Linear(8, 2, bias=False)
     dg.gate_(net, dg.features(net, name="inputs"), depth=2)

@@ -1,4 +1,4 @@
-"""Training a gated model is training hand-written factors: step by step, for every optimizer that obeys the objective."""
+"""Training a gated model is training hand-written factors, step by step, for every optimizer that may be used."""
 
 from __future__ import annotations
 
@@ -116,8 +116,12 @@ def test_lam_by_name_and_gate_lr() -> None:
     dg.gate_(net, [dg.features(net[0], name="a"), dg.features(net[1], name="b")], depth=2)
     groups = dg.param_groups(net, {"a": 0.1, "b": 0.2}, gate_lr=0.5, no_decay=lambda n, p: p.ndim == 1)
     assert [(g["dgating"], g["weight_decay"], g.get("lr")) for g in groups] == [
-        ("omega", 0.1, None), ("omega", 0.2, None), ("gates", 0.1, 0.5), ("gates", 0.2, 0.5), ("rest, no decay", 0.0, None),
-    ]  # fmt: skip
+        ("omega", 0.1, None),
+        ("omega", 0.2, None),
+        ("gates", 0.1, 0.5),
+        ("gates", 0.2, 0.5),
+        ("rest, no decay", 0.0, None),
+    ]
     torch.optim.SGD(groups, lr=0.1)
 
 

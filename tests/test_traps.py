@@ -1,4 +1,4 @@
-"""Traps of torch's parametrisations and of real models, each pinned down (design: pickling, deepcopy, sharing, removal)."""
+"""Traps of torch's parametrisations and of real models, each pinned down: pickling, deepcopy, sharing, removal."""
 
 from __future__ import annotations
 
@@ -225,3 +225,20 @@ def test_vmap_and_functional_gradients() -> None:
     whole = torch.func.grad(loss)(params, x)
     for name, value in each.items():
         torch.testing.assert_close(value.sum(0), whole[name], rtol=1e-4, atol=1e-5)
+
+
+def test_sparse_embeddings_are_refused() -> None:
+    layer = nn.Embedding(5, 3, sparse=True)
+    with pytest.raises(ValueError, match="sparse gradients"):
+        dg.gate_(layer, dg.features(layer))
+    assert not dg.is_gated(layer)
+
+
+def test_printing_groups_after_gating_shows_their_paths() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    groups = dg.tie(dg.neurons(net[0]), dg.features(net[1]))
+    dg.gate_(net, groups)
+    assert str(groups).splitlines()[1:] == [
+        "  0.weight (4, 4): dim 0, 4 x 4 weights",
+        "  & 1.weight (4, 4): dim 1, 4 x 4 weights",
+    ]

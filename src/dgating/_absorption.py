@@ -137,7 +137,6 @@ class AbsorptionMonitor:
         with torch.no_grad():
             self._trackers = [_Tracker(unit) for unit in found]
         self.history: list[dict[str, Any]] = []
-        """One record a window: ``step`` and, by ``Groups.name``, how many groups, certified, below the threshold."""
 
     @property
     def coverage(self) -> str:
@@ -323,3 +322,12 @@ class AbsorptionMonitor:
             row = groups[t.unit.groups]
             row["below_threshold"] = row.get("below_threshold", 0) + (t.norm <= FLOAT32_EPS).sum()
         self.history.append({"step": self.steps, "groups": groups})
+
+
+def certified_groups(model: nn.Module, monitor: AbsorptionMonitor | None) -> dict[str, Tensor]:
+    """The masks of a monitor of this very model (wrapped or not), or none."""
+    if monitor is None:
+        return {}
+    if {id(u.gamma) for u in units(model)} != {id(t.unit.gamma) for t in monitor._trackers}:
+        raise ValueError("monitor: expected one made for this model, received the monitor of another one.")
+    return monitor.absorbed()

@@ -52,7 +52,7 @@ def momentum_shift(lr: float, momentum: float, kappa: float, nesterov: bool = Fa
     >>> momentum_shift(0.1, 0.0, 0.01)
     0.0
     >>> round(momentum_shift(0.1, 0.9, 0.01), 4)
-    1.0102
+    1.0127
     >>> momentum_shift(1.0, 0.9, 0.1) is None
     True
     """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 from dgating._groups import Groups, Member, Part
 from dgating._model import gate_
 from dgating._partition import Partition, partition_by_labels
-from dgating._plan import plan_gating
+from dgating._plan import check_depth, plan_gating
 from dgating._units import by_groups, units
 
 FORMAT = "dgating/gates/1"
@@ -72,17 +71,19 @@ class GateConfig:
             parts = []
             for part in spec["parts"]:
                 members = []
-                for m in part["members"]:
+                for path, tensor, partition in _part(part):
                     try:
-                        module = model.get_submodule(m["path"])
+                        module = model.get_submodule(path)
                     except AttributeError:
                         raise ValueError(
-                            f"GateConfig: {type(model).__name__} has no module {m['path']!r}: "
+                            f"GateConfig: {type(model).__name__} has no module {path!r}: "
                             "expected a model of the architecture that was gated."
                         ) from None
-                    members.append(Member(module, m["tensor"], _decode(m, part["n_groups"])))
+                    members.append(Member(module, tensor, partition))
                 parts.append(Part(tuple(members), part["label"]))
             todo.append((Groups(tuple(parts), spec["name"]), spec["depth"]))
+        for _, depth in todo:
+            check_depth(depth)
         plan_gating(model, [g for g, _ in todo])  # all at once: a refusal leaves no part gated
         for groups, depth in todo:
             gate_(model, groups, depth=depth)
@@ -105,14 +106,11 @@ class GateConfig:
         try:
             for spec in data["groups"]:
                 _expect(spec["name"], str)
-                _expect(spec["depth"], int)
+                check_depth(spec["depth"])
                 for part in spec["parts"]:
-                    for m in part["members"]:
-                        _expect(m["path"], str)
-                        _expect(m["tensor"], str)
-                        _decode(m, part["n_groups"])
-        except (KeyError, TypeError, RuntimeError) as error:
-            raise ValueError(f"GateConfig: the file is damaged ({type(error).__name__}: {error}).") from None
+                    _part(part)
+        except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+            raise ValueError(f"GateConfig: the configuration is damaged ({type(error).__name__}: {error}).") from None
         return cls(tuple(data["groups"]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -122,7 +120,25 @@ class GateConfig:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GateConfig:
         """Read a file written by :meth:`save`."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise ValueError(f"GateConfig: expected a JSON text file, {Path(path).name!r} is binary.") from None
+        return cls.from_json(text)
+
+
+def _part(spec: dict[str, Any]) -> list[tuple[str, str, Partition]]:
+    """Path, tensor and partition of each member of a part; anything missing or of the wrong kind raises."""
+    _expect(spec["label"], str)
+    _expect(spec["n_groups"], int)
+    members = []
+    for m in spec["members"]:
+        _expect(m["path"], str)
+        _expect(m["tensor"], str)
+        members.append((m["path"], m["tensor"], _decode(m, spec["n_groups"])))
+    if not members:
+        raise ValueError("a part without members")
+    return members
 
 
 def _expect(value: object, kind: type) -> None:
@@ -162,12 +178,15 @@ def _decode(spec: dict[str, Any], n_groups: int) -> Partition:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a reader sees the old one or the whole new one: temporary file, then rename."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Like :func:`write_text`, for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f:
-            f.write(text)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        temporary.unlink(missing_ok=True)

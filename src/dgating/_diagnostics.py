@@ -90,7 +90,7 @@ def misalignment_of(factor_norms: Tensor) -> Tensor:
     r"""``(J,)`` misalignment from the ``(D, J)`` factor norms: arithmetic minus geometric mean of their squares."""
     depth = factor_norms.shape[0]
     geometric = factor_norms.pow(2 / depth).prod(0)  # roots first: the product of small factors may underflow
-    return factor_norms.square().mean(0) - geometric
+    return (factor_norms.square().mean(0) - geometric).clamp_min(0)  # rounding may leave a tiny negative number
 
 
 def sparsity(model: nn.Module, tol: float = FLOAT32_EPS) -> dict[str, float]:

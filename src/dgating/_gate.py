@@ -93,8 +93,13 @@ class Gate(nn.Module):
         Right after gating the gates are one and ``omega`` is ``W``, bit by bit.
 
         Raises:
-            ValueError: a non-zero weight is assigned to a group whose gates multiply to zero.
+            ValueError: another shape, or a non-zero weight for a group whose gates multiply to zero.
         """
+        if tuple(weight.shape) != self.partition.shape:
+            raise ValueError(
+                f"assigning to the gated weight {self.place.label!r}: expected shape {self.partition.shape}, "
+                f"received {tuple(weight.shape)}. collapse_ the model to change its shapes."
+            )
         gated, rest = self.cut(weight)
         with torch.no_grad():
             scale = self.scale(gated.dtype)

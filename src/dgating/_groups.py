@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dgating._partition import Partition
 
@@ -31,7 +32,7 @@ class Member:
 
     def title(self) -> str:
         if isinstance(self.owner, nn.Module):
-            return f"{type(self.owner).__name__}.{self.name}"
+            return f"{parametrize.type_before_parametrizations(self.owner).__name__}.{self.name}"
         return "Parameter"
 
 
@@ -74,7 +75,8 @@ class Groups:
 
     parts: tuple[Part, ...]
     given_name: str | None = None
-    _resolved: str | None = field(default=None, repr=False)
+    _resolved: str | None = field(default=None, init=False)
+    _paths: dict[Member, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -108,7 +110,7 @@ class Groups:
         for part in self.parts:
             for i, m in enumerate(part.members):
                 mark = "  " if i == 0 else "  & "
-                title = m.title() if part.label is None or i else part.label
+                title = self._paths.get(m) or (m.title() if part.label is None or i else part.label)
                 lines.append(f"{mark}{title} {m.partition.shape}: {m.partition.describe()}")
         if len(lines) > 13:  # a deep model: the first and the last parts tell enough
             lines = [*lines[:9], f"  ... {len(lines) - 12} more tensors", *lines[-3:]]

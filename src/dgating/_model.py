@@ -16,7 +16,7 @@ from dgating._gate import Gate, Place
 from dgating._groups import Groups
 from dgating._optim_state import check_holds, drop_factors, zero_state
 from dgating._plan import check_depth, plan_gating
-from dgating._units import Site, Unit, by_groups, find_units, gate_of, units
+from dgating._units import Site, Unit, by_groups, find_units, gate_of, sharded_like, units
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -31,7 +31,7 @@ def gate_(model: M, groups: Groups | Iterable[Groups], *, depth: int = 3) -> M:
     Args:
         model: any module; gate before wrapping it in DDP, FSDP or ``torch.compile``.
         groups: one :class:`Groups` or several over different tensors.
-        depth: ``D >= 2``. 2 is the group lasso; 3 and 4 are sparser at equal accuracy (the default is 3).
+        depth: ``D >= 2``. 2 is the group lasso; 3 and 4, the depths that the paper recommends, are not convex.
 
     Returns:
         The same model.
@@ -71,6 +71,7 @@ def gate_(model: M, groups: Groups | Iterable[Groups], *, depth: int = 3) -> M:
         raise
     for g in planned:
         g.groups._resolved = g.name
+        g.groups._paths = {site.member: site.path for part in g.parts for site in part.sites}
     return model
 
 
@@ -124,7 +125,8 @@ def zero_(model: M, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimize
     with torch.no_grad():
         for unit, mask in chosen:
             gates_mask = mask.to(unit.gamma.device)
-            for p, where in _masked_factors(unit, gates_mask):
+            for p, mask_of_p in _masked_factors(unit, gates_mask):
+                where = sharded_like(mask_of_p, p)
                 p.masked_fill_(where, 0)
                 if optimizer is not None:
                     zero_state(optimizer, p, where)
@@ -165,8 +167,9 @@ def collapse_(
 ) -> dict[nn.Parameter, nn.Parameter | None]:
     r"""Replace every gated tensor by its effective weight, in place: an ordinary model again.
 
-    Module classes, parameter names and shapes are the original ones; groups that are exactly zero stay so. It is safe
-    on a ``deepcopy``: the model it was copied from stays gated.
+    Module classes, parameter names, their order and shapes are the original ones, and exact zeros are kept. (Training
+    on moves them again: nothing holds them any more.) It is safe on a ``deepcopy``: the model it was copied from
+    stays gated.
 
     Args:
         model: a gated model.
@@ -193,6 +196,11 @@ def collapse_(
     """
     found = units(model)
     for unit in found:
+        if hasattr(unit.gamma, "full_tensor"):
+            raise ValueError(
+                f"collapse_: {unit.label!r} is sharded (FSDP). Take the full state_dict, gate a fresh model with "
+                "GateConfig, load it there and collapse that one."
+            )
         for site in unit.sites:
             if len(site.module.parametrizations[site.tensor]) > 1:  # type: ignore[index]
                 raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import torch
@@ -89,7 +90,8 @@ def param_groups(
 def penalty(model: nn.Module, lam: Lam = 1.0) -> Tensor:
     r"""The gated penalty :math:`\frac{\lambda}{D} (\|\omega\|_2^2 + \|\Gamma\|_F^2)` as a differentiable loss term.
 
-    Add it to the **mean** data loss and give the optimizer ``weight_decay=0`` on the factors. It is the right
+    Add it to the **mean** data loss and give the optimizer ``weight_decay=0`` on the factors, as
+    ``param_groups(model, lam=0.0, weight_decay=...)`` does. It is the right
     choice for AdamW and every optimizer without coupled decay; with coupled decay :func:`param_groups` is the same
     for free.
 
@@ -167,9 +169,9 @@ def lam_by_groups(lam: Lam, found: list[Unit]) -> dict[str, float]:
 
 
 def _check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
-    if not math.isfinite(value) or value < 0:
+    if not math.isfinite(value) or float(value) < 0:
         raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
 
 
@@ -218,8 +220,8 @@ def check_optimizer(
             if got and decoupled(optimizer, group):
                 raise ValueError(
                     f"optimizer: {type(optimizer).__name__} decays weights apart from the gradient, which does not "
-                    "minimise the gated objective and gives no zeros. Use SGD or Adam with param_groups, or set weight_decay=0 on "
-                    "the factors and add dg.penalty(model, lam) to the loss."
+                    "minimise the gated objective and gives no zeros. Use SGD or Adam with param_groups, or set "
+                    "weight_decay=0 on the factors and add dg.penalty(model, lam) to the loss."
                 )
             if not math.isclose(got, want, rel_tol=1e-6, abs_tol=1e-12):
                 reason = f"2 * lam / D with lam {strength[unit.groups]:g}, D {unit.depth}"

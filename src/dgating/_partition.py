@@ -185,7 +185,7 @@ def partition_by_labels(shape: tuple[int, ...], labels: Tensor, n_groups: int | 
         raise TypeError(
             f"labels: expected integers, received dtype {labels.dtype}. Use labels.long(), -1 for ungated entries."
         )
-    labels = labels.long()
+    labels = labels.long().clone()  # the caller may go on editing theirs
     if labels.ndim > len(shape) or any(
         a not in (1, b) for a, b in zip(reversed(labels.shape), reversed(shape), strict=False)
     ):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -121,18 +122,31 @@ def group_prox(weight: Tensor, labels: Tensor, tau: float, q: float) -> Tensor:
     Returns:
         A tensor of the same shape.
 
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: labels of another shape, ``q`` outside ``(0, 1]``, ``tau`` negative.
+
     Example:
         >>> import torch
         >>> group_prox(torch.tensor([3., 4., 0.1]), torch.tensor([0, 0, 1]), 1.0, 1.0).tolist()
         [2.4000000953674316, 3.200000047683716, 0.0]
     """
+    check_labels(labels, weight.shape)
     flat, lab = weight.reshape(-1), labels.reshape(-1)
     gated = lab >= 0
     index = torch.where(gated, lab, torch.zeros_like(lab))
     squares = torch.where(gated, flat.square(), torch.zeros_like(flat))
-    norms = flat.new_zeros(int(lab.max()) + 1).index_add(0, index, squares).sqrt()
+    norms = flat.new_zeros(int(index.max()) + 1).index_add(0, index, squares).sqrt()
     ratio = prox_norm(norms, tau, q) / torch.where(norms == 0, torch.ones_like(norms), norms)
     return torch.where(gated, flat * ratio[index], flat).view_as(weight)
+
+
+def check_labels(labels: Tensor, shape: torch.Size) -> None:
+    """Raise unless ``labels`` are integers of exactly this shape."""
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels: expected integers, received {labels.dtype}.")
+    if labels.shape != shape:
+        raise ValueError(f"labels: expected shape {tuple(shape)}, one label an entry, received {tuple(labels.shape)}.")
 
 
 def _check_prox(tau: float, q: float) -> None:
@@ -166,7 +180,8 @@ class TimeBudget:
         verdict = "zeros are reachable" if self.reachable else "too short for zeros by a threshold"
         return (
             f"{verdict}: a group without signal falls to {self.norm:.1e} "
-            f"(exponent {self.exponent:.1f} of {self.needed:.1f} needed); needs lam >= {self.lam_needed:.2g} or {self.steps_needed:.0f} steps"
+            f"(exponent {self.exponent:.1f} of {self.needed:.1f} needed); "
+            f"needs lam >= {self.lam_needed:.2g} or {self.steps_needed:.0f} steps"
         )
 
 
@@ -209,6 +224,8 @@ def time_budget(
     Reference: derived from arXiv 2509.23898, eq. (12), for groups whose data gradient vanishes.
     """
     for name, value in {"lam": lam, "lr": lr, "steps": steps, "tol": tol}.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
     if not 0 <= momentum < 1:

@@ -55,6 +55,8 @@ def check_depth(depth: int) -> int:
 def plan_gating(model: nn.Module, groups: Groups | Iterable[Groups]) -> list[PlannedGroups]:
     """Everything that can fail in :func:`~dgating.gate_`, without side effects."""
     check_model(model)
+    if not isinstance(groups, Groups | Iterable):
+        raise TypeError(f"groups: expected Groups or a list of them, received {type(groups).__name__}.")
     todo = [groups] if isinstance(groups, Groups) else list(groups)
     if not todo:
         raise ValueError("groups: expected at least one Groups, received an empty list.")
@@ -166,6 +168,11 @@ def _check_parameter(module: nn.Module, name: str, path: str, owners: _Owners, m
         raise ValueError(
             f"groups: made for a tensor of shape {member.partition.shape}, but {path!r} is {tuple(p.shape)} now. "
             "Make the groups again."
+        )
+    if getattr(module, "sparse", False) is True:
+        raise ValueError(
+            f"groups: {path!r} makes sparse gradients, which gates cannot take. Build {type(module).__name__} with "
+            "sparse=False."
         )
     homes = owners.homes[id(p)]
     if len(homes) > 1:

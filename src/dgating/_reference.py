@@ -102,6 +102,6 @@ def proximal_gradient(
         w, length = new, float(change.norm())
     residual = y - X @ w
     gated = labels >= 0
-    norms = w.new_zeros(int(labels.max()) + 1).index_add(0, labels[gated], w[gated].square()).sqrt()
+    norms = w.new_zeros(int(labels.clamp_min(0).max()) + 1).index_add(0, labels[gated], w[gated].square()).sqrt()
     objective = float(residual @ residual) / (2 * len(y)) + lam * float(norms.pow(q).sum())
     return ProximalSolution(w, objective, done, length < tol)

@@ -116,6 +116,15 @@ def full(x: Tensor) -> Tensor:
     return x.full_tensor() if hasattr(x, "full_tensor") else x  # type: ignore[operator]
 
 
+def sharded_like(mask: Tensor, p: Tensor) -> Tensor:
+    """A mask that broadcasts to ``p``, cut into the shards of ``p`` if that is a DTensor."""
+    if not hasattr(p, "full_tensor"):
+        return mask
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(mask.expand(p.shape).contiguous(), p.device_mesh, p.placements)  # type: ignore[attr-defined]
+
+
 def wide(x: Tensor) -> Tensor:
     """Half precision widened to float32: squares of small factors would vanish."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
@@ -143,18 +152,28 @@ def sites(model: nn.Module) -> list[Site]:
 
 
 def find_units(model: nn.Module) -> list[Unit]:
-    """Every unit of the model, ordered by groups and part; empty when nothing is gated."""
+    """Every unit of the model, ordered by groups and part; empty when nothing is gated.
+
+    Where two gates claim the same name and part, their names get the path of their module in front.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, received {type(model).__name__}.")
-    by_place: dict[str, dict[int, list[Site]]] = {}
+    by_gates: dict[int, list[Site]] = {}
     for site in sites(model):
-        place = site.gate.place
-        by_place.setdefault(place.groups, {}).setdefault(place.part, []).append(site)
-    return [
-        Unit(groups, part, parts[part][0].gate.place.label, tuple(parts[part]))
-        for groups, parts in by_place.items()
-        for part in sorted(parts)
-    ]
+        by_gates.setdefault(id(site.gate.gamma), []).append(site)
+    by_name: dict[str, list[list[Site]]] = {}
+    for shared in by_gates.values():
+        by_name.setdefault(shared[0].gate.place.groups, []).append(shared)
+    found = []
+    for name, members in by_name.items():
+        parts = [shared[0].gate.place.part for shared in members]
+        if len(set(parts)) == len(parts):
+            order = sorted(members, key=lambda shared: shared[0].gate.place.part)
+            found += [Unit(name, s[0].gate.place.part, s[0].gate.place.label, tuple(s)) for s in order]
+        else:
+            # layers that were gated one by one, or copied after gating, bear the same name: tell them apart by path
+            found += [Unit(f"{s[0].path}.{name}".lstrip("."), 0, s[0].name, tuple(s)) for s in members]
+    return found
 
 
 def units(model: nn.Module) -> list[Unit]:

@@ -39,7 +39,17 @@ def demo(
     from dgating.cli.demo import run
 
     try:
+        _check_device(device)
         run(seed=seed, depth=depth, lam=lam, out=out, device=device)
-    except (ValueError, RuntimeError, ImportError) as error:
+    except (ValueError, RuntimeError, ImportError, OSError) as error:
         typer.secho(f"error: {error}", fg="red", err=True)
         raise typer.Exit(2) from error
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts when it was built without the device
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._config import write_text
+from dgating._config import write_bytes, write_text
 from dgating._penalty import FLOAT32_EPS
 
 EPOCHS, BATCH, LR, MOMENTUM = 60, 64, 0.1, 0.9
@@ -98,7 +98,7 @@ def train(
             schedule.step()
         tick()
     if not bool(torch.isfinite(loss)):
-        raise RuntimeError(f"training diverged (loss {float(loss)}). Try a smaller --lam or --depth.")
+        raise RuntimeError(f"training diverged (loss {loss.item()}). Try a smaller --lam or --depth.")
     return optimizer, monitor
 
 
@@ -109,6 +109,8 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
 
     console = Console()
     started = time.perf_counter()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: expected a folder, {str(out)!r} is a file.")
     data = load(seed, device)
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("training", total=2 * EPOCHS)
@@ -171,11 +173,10 @@ def write(net: nn.Module, data: Data, dead: Tensor, result: dict[str, Any], out:
     """All files of the demo, each written whole or not at all."""
     from safetensors.torch import save
 
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.json", json.dumps(result, indent=2) + "\n")
     tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
-    _replace(out / "model.safetensors", save(tensors))
-    _replace(out / "pixels.png", pixels_png(data, ~dead.cpu()))
+    write_bytes(out / "model.safetensors", save(tensors))
+    write_bytes(out / "pixels.png", pixels_png(data, ~dead.cpu()))
 
 
 def pixels_png(data: Data, kept: Tensor) -> bytes:
@@ -207,9 +208,3 @@ def _red(hidden: Any) -> Any:
     picture = np.zeros((8, 8, 4))
     picture[hidden] = (0.85, 0.2, 0.2, 0.45)
     return picture
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

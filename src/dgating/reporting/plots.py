@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from dgating._absorption import AbsorptionMonitor
+from dgating._absorption import AbsorptionMonitor, certified_groups
 from dgating._diagnostics import group_norms
 from dgating._penalty import FLOAT32_EPS
 
@@ -29,7 +29,7 @@ def plot_group_norms(
         The axes.
 
     Raises:
-        ValueError: the model is not gated.
+        ValueError: the model is not gated, or the monitor watches another one.
         ImportError: matplotlib is missing.
 
     Example:
@@ -41,7 +41,7 @@ def plot_group_norms(
     """
     norms = group_norms(model)
     ax = _axes(ax)
-    masks = monitor.absorbed() if monitor is not None else {}
+    masks = certified_groups(model, monitor)
     floor = tol / 1e3
     for name, values in norms.items():
         order = values.argsort(descending=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dgating._absorption import AbsorptionMonitor
+from dgating._absorption import AbsorptionMonitor, certified_groups
 from dgating._penalty import FLOAT32_EPS
 from dgating._units import units
 
@@ -74,6 +74,7 @@ class Report:
 
     def __rich__(self) -> Table:
         from rich.table import Table
+        from rich.text import Text
 
         certified = any(row.absorbed is not None for row in self.rows)
         parts = Counter(row.groups for row in self.rows)
@@ -83,8 +84,9 @@ class Report:
         for head in heads:
             table.add_column(head, justify="right")
         for r in self.rows:
+            name = r.groups if parts[r.groups] == 1 else f"{r.groups}: {r.label}"
             table.add_row(
-                r.groups if parts[r.groups] == 1 else r.label,
+                Text(name),  # as it is: a name may hold brackets, which rich would read as markup
                 str(r.depth),
                 f"{r.n_groups:,}",
                 f"{r.kept:,}",
@@ -120,7 +122,7 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
         A :class:`Report`.
 
     Raises:
-        ValueError: the model is not gated, or ``tol`` is negative.
+        ValueError: the model is not gated, the monitor watches another one, or ``tol`` is negative.
 
     Example:
         >>> import torch, dgating as dg
@@ -132,7 +134,7 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
     if not tol >= 0:
         raise ValueError(f"tol: expected a norm >= 0, received {tol!r}.")
     found = units(model)
-    masks = monitor.absorbed() if monitor is not None else {}
+    masks = certified_groups(model, monitor)
     rows, at = [], dict.fromkeys(masks, 0)
     for unit in found:
         norms, sizes = unit.norms(), unit.sizes
@@ -154,7 +156,7 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
                 parameters=int(sizes.sum()),
                 kept_parameters=int(sizes[kept.cpu()].sum()),
                 norm_min=float(norms.min()),
-                norm_median=float(norms.median()),
+                norm_median=float(norms.double().quantile(0.5)),
                 norm_max=float(norms.max()),
                 imbalance=float((squares.amax(0) - squares.amin(0)).max()),
             )

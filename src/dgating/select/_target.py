@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 
 from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
 
 from dgating._plan import check_tensor
+from dgating._units import gate_of
 
 
 def resolve(target: nn.Module | nn.Parameter, name: str) -> tuple[nn.Module | nn.Parameter, str, tuple[int, ...]]:
@@ -25,6 +28,12 @@ def resolve(target: nn.Module | nn.Parameter, name: str) -> tuple[nn.Module | nn
         except AttributeError:
             owner = None
     p = None if owner is None else owner._parameters.get(path[2])
+    if owner is not None and parametrize.is_parametrized(owner, path[2]):
+        gated = gate_of(owner, path[2]) is not None
+        raise ValueError(
+            f"name: {name!r} of {parametrize.type_before_parametrizations(owner).__name__} "
+            + ("is gated already. collapse_ it first." if gated else "has a parametrisation. Remove it first.")
+        )
     if owner is None or p is None:
         have = [n for n, _ in target.named_parameters()]
         near = difflib.get_close_matches(name, have, n=3, cutoff=0.3) or have[:3]
@@ -33,3 +42,10 @@ def resolve(target: nn.Module | nn.Parameter, name: str) -> tuple[nn.Module | nn
         )
     check_tensor(p, name)
     return owner, path[2], tuple(p.shape)
+
+
+def check_initialised(layer: object) -> None:
+    """Refuse a layer that has not seen its input yet: its shapes are not known."""
+    for name, p in layer._parameters.items() if isinstance(layer, nn.Module) else ():
+        if p is not None and is_lazy(p):
+            check_tensor(p, f"{type(layer).__name__}.{name}")

@@ -6,7 +6,7 @@ from torch import nn
 
 from dgating._groups import Groups
 from dgating.select._axes import inputs
-from dgating.select._target import resolve
+from dgating.select._target import check_initialised, resolve
 
 
 def features(layer: nn.Module, name: str | None = None) -> Groups:
@@ -37,6 +37,7 @@ def features(layer: nn.Module, name: str | None = None) -> Groups:
 
     Reference: arXiv 2509.23898, feature selection (Fig. 5).
     """
+    check_initialised(layer)
     found = inputs(layer) if isinstance(layer, nn.Module) else None
     if found is None:
         raise TypeError(

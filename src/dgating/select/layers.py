@@ -35,6 +35,8 @@ def layers(model: nn.Module, include: Rules, exclude: Rules = ()) -> dict[str, n
         >>> list(dg.layers(net, torch.nn.Linear, exclude="2"))
         ['0']
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, received {type(model).__name__}.")
     wanted, unwanted = _rules(include), _rules(exclude)
     everything = dict(model.named_modules())
     chosen = {
@@ -53,7 +55,7 @@ def layers(model: nn.Module, include: Rules, exclude: Rules = ()) -> dict[str, n
 
 def _rules(rules: Rules) -> list[Rule]:
     single = isinstance(rules, nn.Module | type | str) or (callable(rules) and not isinstance(rules, Iterable))
-    out = [rules] if single else list(rules)  # type: ignore[arg-type]
+    out = [rules] if single or not isinstance(rules, Iterable) else list(rules)
     for rule in out:
         if not (isinstance(rule, nn.Module | str) or callable(rule)):
             raise TypeError(

@@ -7,7 +7,7 @@ from torch import nn
 from dgating._groups import Groups, Member, Part
 from dgating._partition import partition_by_dim
 from dgating.select._axes import is_transposed_linear, outputs
-from dgating.select._target import resolve
+from dgating.select._target import check_initialised, resolve
 from dgating.select.layers import Rules, layers
 
 
@@ -42,6 +42,7 @@ def neurons(
         >>> len(dg.neurons(net)), len(dg.neurons(net[0], bias=True))
         (8, 8)
     """
+    check_initialised(layer_or_model)
     if _linear(layer_or_model):
         return Groups((_part(layer_or_model, None, bias),), name)
     if not isinstance(layer_or_model, nn.Module):
@@ -73,6 +74,7 @@ def _part(layer: nn.Module, path: str | None, bias: bool) -> Part:
             f"neurons: expected linear layers, received {type(layer).__name__} at {path!r}. Use filters for "
             "convolutions and by_dim for other tensors."
         )
+    check_initialised(layer)
     partition = outputs(layer)
     assert partition is not None
     resolve(layer, "weight")

@@ -36,6 +36,8 @@ def whole(modules: nn.Module | Iterable[nn.Module], name: str | None = None) -> 
         >>> len(groups), groups.sizes.tolist()
         (4, [8, 8, 8, 8])
     """
+    if not isinstance(modules, nn.Module | Iterable):
+        raise TypeError(f"modules: expected torch.nn.Module, received {type(modules).__name__}.")
     todo = [modules] if isinstance(modules, nn.Module) else list(modules)
     members: dict[int, Member] = {}
     for top in todo:

@@ -9,6 +9,7 @@ import argparse
 import itertools
 import math
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterable
@@ -262,18 +263,37 @@ def turn(step: Step, burst: int) -> float:
     return statistics.median(times[1:] or times)
 
 
-def measure(steps: dict[str, Step], repetitions: int, burst: int, warm_up: int = 5) -> dict[str, list[float]]:
-    """Seconds of a step, per repetition. All take turns in every repetition, and the order swaps each time."""
+def page_faults() -> int:
+    """Pages that the system has handed to this process without reading a disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+@dataclass
+class Measured:
+    """Seconds of a step per repetition, and page faults a step."""
+
+    seconds: list[float]
+    faults: float = 0.0
+
+
+def measure(steps: dict[str, Step], repetitions: int, burst: int, warm_up: int = 5) -> dict[str, Measured]:
+    """All variants take turns in every repetition, and the order swaps each time.
+
+    Page faults are counted because they explain most of what differs between two runs on one machine: glibc gives a
+    large block back to the system when it lies on top of the heap, and the next step pays to get it again.
+    """
     for step in steps.values():
         for _ in range(warm_up):
             step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    out = {name: Measured([]) for name in steps}
     order = list(steps)
     for _ in range(repetitions):
         for name in order:
-            times[name].append(turn(steps[name], burst))
+            before = page_faults()
+            out[name].seconds.append(turn(steps[name], burst))
+            out[name].faults += (page_faults() - before) / (burst * repetitions)
         order.reverse()
-    return times
+    return out
 
 
 def compare(times: list[float], baseline: list[float]) -> dict[str, Any]:
@@ -286,14 +306,15 @@ def compare(times: list[float], baseline: list[float]) -> dict[str, Any]:
     }
 
 
-def summary(times: dict[str, list[float]]) -> dict[str, Any]:
+def summary(measured: dict[str, Measured]) -> dict[str, Any]:
     """Median milliseconds of every variant, and its comparisons with the ungated ones."""
     out: dict[str, Any] = {}
-    for name, own in times.items():
-        out[name] = {"median_ms": round(statistics.median(own) * 1e3, 4)}
+    for name, own in measured.items():
+        median = statistics.median(own.seconds) * 1e3
+        out[name] = {"median_ms": round(median, 4), "page_faults_per_step": round(own.faults, 1)}
         for baseline in ("ungated", "no decay"):
-            if baseline in times and name not in ("ungated", "no decay"):
-                out[name][f"against {baseline}"] = compare(own, times[baseline])
+            if baseline in measured and name not in ("ungated", "no decay"):
+                out[name][f"against {baseline}"] = compare(own.seconds, measured[baseline].seconds)
     return out
 
 
@@ -466,17 +487,21 @@ def table_cells(r: dict[str, Any]) -> list[str]:
     return [*cells, f"{middle['memory_ratio']:.2f}" if "memory_ratio" in middle else "–"]
 
 
+def repetitions(case: Case, quick: bool) -> int:
+    return max(4, case.repetitions // 10) if quick else case.repetitions
+
+
 def run(quick: bool, compiled: bool) -> dict[str, Any]:
     results = []
     for case in cases():
         if quick and not case.quick:
             continue
-        results.append(run_eager(case, 10 if quick else case.repetitions))
+        results.append(run_eager(case, repetitions(case, quick)))
     for case in (c for c in cases() if compiled and c.compiled):
         if not quick:
-            results.append(run_compiled(case, case.repetitions))
+            results.append(run_compiled(case, repetitions(case, quick)))
         elif case.model is lenet and case.size == 32:  # one small compilation shows that it works, all take minutes
-            results.append(run_compiled(case, 10, kinds=("ungated", "gated")))
+            results.append(run_compiled(case, repetitions(case, quick), kinds=("ungated", "gated")))
     return {
         "environment": environment(),
         "settings": {

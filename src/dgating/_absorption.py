@@ -42,13 +42,13 @@ class _Tracker:
             grad = site.omega.grad
             if grad is None:
                 grad = torch.zeros_like(site.omega)
-            grad = wide(full(grad)) / grad_scale
+            grad = wide(full(grad))
             if kappa_in_loss:
-                grad = grad - kappa_in_loss * wide(full(site.omega.detach()))
+                grad = grad - (kappa_in_loss * grad_scale) * wide(full(site.omega.detach()))
             grads.append(grad)
         gates = gate_product(self.unit.gates()).abs()
         # omega's gradient is the product of the gates times that of W; below this product its digits are gone
-        seen = self.unit.norms_of(grads) / gates
+        seen = self.unit.norms_of(grads) / (gates * grad_scale)
         usable = torch.isfinite(seen) & (gates > 1e-30)  # an overflowing step (AMP) is skipped by the scaler, and here
         self.current = torch.where(usable, torch.maximum(self.current, seen), self.current)
 

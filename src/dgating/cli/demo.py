@@ -185,7 +185,7 @@ def pixels_png(data: Data, kept: Tensor) -> bytes:
 
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 2), layout="constrained")
+    figure = Figure(figsize=(11, 1.6), layout="constrained")
     axes = figure.subplots(1, 11)
     hidden = (~kept.view(8, 8)).numpy()
     for digit, ax in enumerate(axes[:10]):

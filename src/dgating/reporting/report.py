@@ -27,7 +27,8 @@ class ReportRow:
         label: the part of it (by default the path of its first tensor).
         depth: ``D``.
         n_groups: number of groups ``J``.
-        kept: groups whose effective norm is above the tolerance.
+        kept: groups whose effective norm is above the tolerance and that the monitor, if any, has not certified.
+        below_tol: groups whose effective norm is at most the tolerance.
         absorbed: groups certified by the monitor, or ``None`` without one.
         parameters: gated weights.
         kept_parameters: gated weights in kept groups.
@@ -42,6 +43,7 @@ class ReportRow:
     depth: int
     n_groups: int
     kept: int
+    below_tol: int
     absorbed: int | None
     parameters: int
     kept_parameters: int
@@ -80,7 +82,7 @@ class Report:
         parts = Counter(row.groups for row in self.rows)
         table = Table(title=f"{self.parameters:,} parameters, {self.extra_parameters:,} of them gates")
         table.add_column("groups", overflow="fold")
-        heads = ("D", "J", "kept", *(["certified"] if certified else []), "weights", "norms", "imbalance")
+        heads = ("D", "J", "kept", *(["certified"] if certified else []), "below tol", "weights", "norms", "imbalance")
         for head in heads:
             table.add_column(head, justify="right")
         for r in self.rows:
@@ -91,11 +93,13 @@ class Report:
                 f"{r.n_groups:,}",
                 f"{r.kept:,}",
                 *([f"{r.absorbed:,}" if r.absorbed is not None else "-"] if certified else []),
+                f"{r.below_tol:,}",
                 f"{r.kept_parameters / r.parameters:.0%} of {r.parameters:,}",
                 f"{r.norm_min:.0e} .. {r.norm_max:.0e}",
                 f"{r.imbalance:.0e}",
             )
-        table.caption = f"J groups; kept: norm above {self.tol:.1e}; weights: share in kept groups"
+        also = " and not certified" if certified else ""
+        table.caption = f"J groups; kept: norm above {self.tol:.1e}{also}; weights: share in kept groups"
         return table
 
     def __str__(self) -> str:
@@ -115,8 +119,8 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
 
     Args:
         model: a gated model.
-        monitor: adds the number of certified groups.
-        tol: norm above which a group counts as kept; the paper's threshold by default.
+        monitor: adds the number of certified groups, which then do not count as kept.
+        tol: norm up to which a group counts as zero; the paper's threshold by default.
 
     Returns:
         A :class:`Report`.
@@ -139,11 +143,12 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
     for unit in found:
         norms, sizes = unit.norms(), unit.sizes
         squares = unit.factor_norms().square()
-        kept = norms > tol
-        absorbed = None
+        small = norms <= tol
+        kept, absorbed = ~small, None
         if unit.groups in masks:
             start = at[unit.groups]
-            absorbed = int(masks[unit.groups][start : start + unit.n_groups].sum())
+            certified = masks[unit.groups][start : start + unit.n_groups]
+            kept, absorbed = kept & ~certified, int(certified.sum())
             at[unit.groups] += unit.n_groups
         rows.append(
             ReportRow(
@@ -152,6 +157,7 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
                 depth=unit.depth,
                 n_groups=unit.n_groups,
                 kept=int(kept.sum()),
+                below_tol=int(small.sum()),
                 absorbed=absorbed,
                 parameters=int(sizes.sum()),
                 kept_parameters=int(sizes[kept.cpu()].sum()),

@@ -82,7 +82,7 @@ class Report:
         parts = Counter(row.groups for row in self.rows)
         table = Table(title=f"{self.parameters:,} parameters, {self.extra_parameters:,} of them gates")
         table.add_column("groups", overflow="fold")
-        heads = ("D", "J", "kept", *(["certified"] if certified else []), "below tol", "weights", "norms", "imbalance")
+        heads = ("D", "J", "kept", *(["certified"] if certified else []), "< tol", "weights", "norms", "imbalance")
         for head in heads:
             table.add_column(head, justify="right")
         for r in self.rows:

@@ -11,6 +11,7 @@ import math
 import os
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -487,7 +488,7 @@ def table_cells(r: dict[str, Any]) -> list[str]:
     return [*cells, f"{middle['memory_ratio']:.2f}" if "memory_ratio" in middle else "–"]
 
 
-def repetitions(case: Case, quick: bool) -> int:
+def rounds(case: Case, quick: bool) -> int:
     return max(4, case.repetitions // 10) if quick else case.repetitions
 
 
@@ -496,12 +497,12 @@ def run(quick: bool, compiled: bool) -> dict[str, Any]:
     for case in cases():
         if quick and not case.quick:
             continue
-        results.append(run_eager(case, repetitions(case, quick)))
+        results.append(run_eager(case, rounds(case, quick)))
     for case in (c for c in cases() if compiled and c.compiled):
         if not quick:
-            results.append(run_compiled(case, repetitions(case, quick)))
+            results.append(run_compiled(case, rounds(case, quick)))
         elif case.model is lenet and case.size == 32:  # one small compilation shows that it works, all take minutes
-            results.append(run_compiled(case, repetitions(case, quick), kinds=("ungated", "gated")))
+            results.append(run_compiled(case, rounds(case, quick), kinds=("ungated", "gated")))
     return {
         "environment": environment(),
         "settings": {
@@ -516,8 +517,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer cases and repetitions; nothing is stored")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--threads", type=int, default=THREADS, help="one is steadier on a machine with other work")
     args = parser.parse_args()
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(args.threads)
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 0.5:
+        print("warning: this machine has other work to do, the ratios will be noise", file=sys.stderr)
     start = time.perf_counter()
     result = run(args.quick, not args.no_compile)
     result["seconds"] = round(time.perf_counter() - start, 1)

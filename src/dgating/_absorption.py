@@ -211,7 +211,7 @@ class AbsorptionMonitor:
         places = self._places()
         out: dict[str, list[Tensor]] = {}
         for t in self._trackers:
-            out.setdefault(t.unit.groups, []).append(self._margin(t, places))
+            out.setdefault(t.unit.groups, []).append(self._margin(t, t.unit.factor_norms(), places))
         return {name: torch.cat(parts) for name, parts in out.items()}
 
     def recheck(self, closure: Callable[[], Any], size: float = 0.1) -> dict[str, Tensor]:
@@ -260,33 +260,35 @@ class AbsorptionMonitor:
         return {name: torch.cat(parts) for name, parts in out.items()}
 
     def _dead(self, t: _Tracker, places: _Places) -> Tensor:
-        zero = t.unit.factor_norms().amax(0) == 0
+        factors = t.unit.factor_norms()
+        zero = factors.amax(0) == 0
         if self.steps < self.window:
             return zero
-        dead = zero | (self._margin(t, places) < 1)
+        dead = zero | (self._margin(t, factors, places) < 1)
         if t.unit.depth == 2:
-            norm = t.unit.norms()
+            norm = factors.prod(0)
             dead = dead | ((norm < self.screen * t.peak) & (norm < t.last_norm))
         return dead
 
-    def _margin(self, t: _Tracker, places: _Places) -> Tensor:
-        return margin(self._sizes(t.unit, places), self.safety * t.bound, self.lam[t.unit.groups])
+    def _margin(self, t: _Tracker, factors: Tensor, places: _Places) -> Tensor:
+        return margin(self._sizes(t.unit, factors, places), self.safety * t.bound, self.lam[t.unit.groups])
 
-    def _sizes(self, unit: Unit, places: _Places) -> Tensor:
+    def _sizes(self, unit: Unit, factors: Tensor, places: _Places) -> Tensor:
         """``(D, J)`` sizes of the factors, enlarged by where the momentum points (see ``momentum_shift``)."""
-        sizes = unit.factor_norms()
-        if not isinstance(self.optimizer, torch.optim.SGD):
-            return sizes
+        if not any("momentum_buffer" in self._state(p) for p in unit.factors):
+            return factors
         shifted = [self._shifted(unit, p, places) for p in unit.factors]
         ahead = torch.cat([unit.norms_of(shifted[:-1]).unsqueeze(0), shifted[-1].abs()])
-        return torch.maximum(sizes, ahead)
+        return torch.maximum(factors, ahead)
 
     def _shifted(self, unit: Unit, p: nn.Parameter, places: _Places) -> Tensor:
-        assert self.optimizer is not None
-        velocity = self.optimizer.state.get(p, {}).get("momentum_buffer")
+        velocity = self._state(p).get("momentum_buffer")
         value = wide(full(p.detach()))
         shift = self._shift(unit, p, places)
         return value if velocity is None or not shift else value - shift * wide(full(velocity))
+
+    def _state(self, p: nn.Parameter) -> dict[str, Any]:
+        return self.optimizer.state.get(p, {}) if isinstance(self.optimizer, torch.optim.SGD) else {}
 
     def _shift(self, unit: Unit, p: nn.Parameter, places: _Places) -> float | None:
         group, top = places[id(p)]

@@ -51,7 +51,7 @@ class Gate(nn.Module):
     labels: Tensor | None
     gated_index: Tensor
     rest_index: Tensor
-    merge_index: Tensor
+    merge_index: Tensor | None
 
     def __init__(self, gamma: nn.Parameter, partition: Partition, place: Place, order: tuple[str, ...] = ()) -> None:
         super().__init__()
@@ -66,7 +66,8 @@ class Gate(nn.Module):
             self.split, inner = partition.split()
             self.register_buffer("gated_index", self.split.gated.to(device), persistent=False)
             self.register_buffer("rest_index", self.split.rest.to(device), persistent=False)
-            self.register_buffer("merge_index", self.split.merge.to(device), persistent=False)
+            merge = self.split.merge
+            self.register_buffer("merge_index", None if merge is None else merge.to(device), persistent=False)
         self.layout: Layout
         self.layout, labels = inner.layout()
         self.register_buffer("labels", None if labels is None else labels.to(device), persistent=False)
@@ -126,9 +127,11 @@ class Gate(nn.Module):
     def merge(self, gated: Tensor, rest: Tensor) -> Tensor:
         """The inverse of :meth:`cut`."""
         assert self.split is not None
-        if self.split.dim is None:
-            return torch.cat([gated, rest]).index_select(0, self.merge_index).view(self.split.shape)
-        return torch.cat([gated, rest], self.split.dim).index_select(self.split.dim, self.merge_index)
+        dim = self.split.dim or 0
+        whole = torch.cat([rest, gated] if self.split.rest_first else [gated, rest], dim)
+        if self.merge_index is not None:
+            whole = whole.index_select(dim, self.merge_index)
+        return whole.view(self.split.shape)
 
     def extra_repr(self) -> str:
         return f"{self.place.label!r}, depth={self.depth}, groups={self.gamma.shape[1]}"

@@ -35,8 +35,8 @@ class Layout:
             assert labels is not None
             values = values.index_select(0, labels)
         elif self.block > 1:
-            values = values.repeat_interleave(self.block)
-        return values.view(self.broadcast)
+            values = values.unsqueeze(1).expand(-1, self.block)
+        return values.reshape(self.broadcast)
 
     def reduce(self, entries: Tensor, labels: Tensor | None) -> Tensor:
         """Sum of the entries of each group: the transpose of ``expand``."""
@@ -51,15 +51,17 @@ class Layout:
 class Split:
     """Where the gated and the ungated entries of a partially labelled tensor lie.
 
-    Along ``dim`` when only one axis is labelled, else over the flattened tensor (``dim is None``). ``merge``
-    is the permutation that undoes ``cat([gated, rest])``.
+    Along ``dim`` when only one axis is labelled, else over the flattened tensor (``dim is None``). ``cat`` of both, the
+    Along ``dim`` when only one axis is labelled, else over the flattened tensor (``dim is None``). ``cat`` of both, rest
+    first if ``rest_first``, and then the permutation ``merge`` restore the order; ``None`` when it is right already
     """
 
     dim: int | None
     shape: tuple[int, ...]
     gated: Tensor
     rest: Tensor
-    merge: Tensor
+    rest_first: bool
+    merge: Tensor | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +115,10 @@ class Partition:
         else:
             dim, flat = None, self.labels.expand(self.shape).reshape(-1)
         gated, rest = (flat != UNGATED).nonzero()[:, 0], (flat == UNGATED).nonzero()[:, 0]
-        split = Split(dim, self.shape, gated, rest, torch.argsort(torch.cat([gated, rest])))
+        rest_first = int(rest[0]) < int(gated[0])
+        order = torch.cat([rest, gated] if rest_first else [gated, rest])
+        merge = None if bool((order[1:] > order[:-1]).all()) else torch.argsort(order)
+        split = Split(dim, self.shape, gated, rest, rest_first, merge)
         labels = flat[gated]
         if dim is None:
             return split, Partition((gated.numel(),), labels, self.n_groups)

@@ -5,7 +5,7 @@
 Each run trains for ``EPOCHS``, asks the monitor at 25, 50 and 100 % of them, and then goes on to ten times as long at
 the same step size. A group certified at one of those moments that is above the threshold at the end of the long run is
 an error of the certificate. Stricter: a group certified at the end of *any* epoch of the first half of the long run
-counts, for safety factors 1, 2 (the default) and 4. Beside it: what the paper's threshold finds at the same moments.
+counts, for safety factors 1, 2 and 4 (the default). Beside it: what the paper's threshold finds at the same moments.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import argparse
 import time
 from typing import Any
 
+import joblib
 import torch
 from torch import nn
 
@@ -30,6 +31,7 @@ LR = {"sgd": 0.05, "adam": 1e-3}
 
 def one_run(seed: int, depth: int, lam: float, optimizer: str) -> dict[str, Any]:
     """Train, certify at three moments, train on ten times as long, compare."""
+    torch.set_num_threads(1)
     started = time.perf_counter()
     data = load(seed, "cpu")
     net = gate(network(seed), depth)
@@ -69,6 +71,7 @@ def one_run(seed: int, depth: int, lam: float, optimizer: str) -> dict[str, Any]
                 name: {
                     "groups": len(norms[name]),
                     "certified": int(certified[share][name].sum()),
+                    "certified, safety 2": int((monitor.margins()[name] * (2 / monitor.safety) < 1).sum()),
                     "threshold": int((norms[name] <= THRESHOLD).sum()),
                 }
                 for name in norms
@@ -122,28 +125,26 @@ def _accuracy_without(net: nn.Module, data: Any, masks: dict[str, torch.Tensor])
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed, one depth, one lam")
-    quick = parser.parse_args().quick
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    arguments = parser.parse_args()
+    quick = arguments.quick
     torch.set_num_threads(1)
+    todo = [
+        (seed, depth, lam, optimizer)
+        for optimizer in ("sgd", "adam")
+        for seed in SEEDS
+        for depth in DEPTHS
+        for lam in LAMS
+        if (not quick or (seed, depth, lam) == (0, 3, 0.01)) and (optimizer == "sgd" or seed < 2)
+    ]
     runs = []
-    for optimizer in ("sgd", "adam"):
-        for seed in SEEDS:
-            for depth in DEPTHS:
-                for lam in LAMS:
-                    if quick and (seed, depth, lam) != (0, 3, 0.01):
-                        continue
-                    if optimizer == "adam" and seed > 1:
-                        continue
-                    runs.append(one_run(seed, depth, lam, optimizer))
-                    r = runs[-1]
-                    print(
-                        r["optimizer"], r["seed"], r["depth"], r["lam"], r["coverage"][:8], r["moments"]["100 %"],
-                        "ERRORS", sum(sum(e.values()) for e in r["alive after ten times as long"].values()),
-                        r["certified in any epoch of the first half"], r["accuracy"],
-                        f"{r['seconds']} s", flush=True,
-                    )  # fmt: skip
+    for r in joblib.Parallel(arguments.jobs, return_as="generator")(joblib.delayed(one_run)(*task) for task in todo):
+        runs.append(r)
+        errors = sum(sum(e.values()) for e in r["alive after ten times as long"].values())
+        print(*(r[k] for k in ("optimizer", "seed", "depth", "lam", "accuracy")), f"errors {errors}", flush=True)
     result = {
         "environment": environment(),
-        "settings": {"epochs": EPOCHS, "longer": LONGER, "batch": BATCH, "lr": LR, "momentum": 0.9, "safety": 2.0,
+        "settings": {"epochs": EPOCHS, "longer": LONGER, "batch": BATCH, "lr": LR, "momentum": 0.9, "safety": 4.0,
                      "window": "one epoch", "threshold": THRESHOLD},
         "summary": summary(runs),
         "runs": runs,
@@ -162,6 +163,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             total = sum(g["groups"] for g in cells)
             row[moment] = {
                 "certified": sum(g["certified"] for g in cells) / total,
+                "certified, safety 2": sum(g["certified, safety 2"] for g in cells) / total,
                 "threshold": sum(g["threshold"] for g in cells) / total,
             }
         row["zero in the long run"] = sum(sum(r["zero in the long run"].values()) for r in mine) / total

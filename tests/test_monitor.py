@@ -33,7 +33,7 @@ def _loss(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _bound(monitor: dg.AbsorptionMonitor) -> Tensor:
-    return monitor._trackers[0].bound
+    return monitor._trackers[0].current
 
 
 def _true_gradient(net: nn.Sequential, x: Tensor, y: Tensor) -> Tensor:
@@ -242,3 +242,76 @@ def test_recheck_needs_depth_2() -> None:
     net = _net(3)
     with pytest.raises(ValueError, match="depth 2"):
         dg.AbsorptionMonitor(net, LAM).recheck(lambda: None)
+
+
+def test_a_group_that_was_never_observed_is_never_certified() -> None:
+    x, y = _data()
+    net = _net()
+    optimizer = _sgd(net)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=3)
+    with pytest.raises(RuntimeError, match="after backward"):
+        monitor.update()
+    for _ in range(7):  # every step overflows
+        _loss(net, x, y).backward()
+        for p in net.parameters():
+            p.grad.fill_(torch.inf)
+        monitor.update()
+    assert not monitor.absorbed()["inputs"].any()
+    assert (monitor.margins()["inputs"] == torch.inf).all()
+
+
+def test_one_zero_gate_is_no_certificate() -> None:
+    """The product of the gates is zero, so the gradient of W is not seen; the other factors may carry it back."""
+    net = nn.Linear(1, 1, bias=False)
+    dg.gate_(net, dg.features(net), depth=3)
+    with torch.no_grad():
+        net.parametrizations.weight[0].gamma[0, 0] = 0
+    optimizer = torch.optim.SGD(dg.param_groups(net, 0.01), lr=0.05)
+    monitor = dg.AbsorptionMonitor(net, 0.01, optimizer, window=3)
+    x = torch.ones(8, 1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        _loss(net, x, 3 * x).backward()
+        monitor.update()
+        if monitor.steps <= 4:
+            assert not monitor.absorbed()["weight"].any()
+        optimizer.step()
+    for _ in range(300):
+        optimizer.zero_grad()
+        _loss(net, x, 3 * x).backward()
+        optimizer.step()
+    assert float(dg.group_norms(net)["weight"]) > 2
+
+
+def test_frozen_groups_are_not_certified() -> None:
+    x, y = _data()
+    net = _net()
+    optimizer = _sgd(net, lr=0.02)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=20)
+    _train(net, optimizer, monitor, x, y, 150)
+    assert monitor.absorbed()["inputs"].any()
+    net[0].requires_grad_(False)
+    assert not monitor.absorbed()["inputs"].any()
+
+
+def test_a_decay_that_changes_later_is_noticed() -> None:
+    net = _net()
+    optimizer = _sgd(net)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer)
+    for group in optimizer.param_groups:
+        group["weight_decay"] = 0.0
+    with pytest.raises(ValueError, match="weight_decay"):
+        monitor.absorbed()
+
+
+def test_an_optimizer_without_decay_is_refused() -> None:
+    net = _net()
+    with pytest.raises(ValueError, match="Rprop has no weight decay"):
+        dg.AbsorptionMonitor(net, LAM, torch.optim.Rprop(dg.param_groups(net, LAM)))
+
+
+def test_cycled_momentum_is_not_covered() -> None:
+    net = _net()
+    optimizer = _sgd(net, lr=0.001)
+    torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.02, total_steps=50)
+    assert "schedule of the momentum" in dg.AbsorptionMonitor(net, LAM, optimizer).coverage

@@ -125,30 +125,6 @@ def test_lam_by_name_and_gate_lr() -> None:
     torch.optim.SGD(groups, lr=0.1)
 
 
-def test_optimizer_goes_on_after_collapse() -> None:
-    """Migrated: the same momentum continues on the collapsed weight, exactly while the gates are one."""
-    x, y = _data()
-    net = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2))
-    dg.gate_(net, dg.features(net[0]), depth=3)
-    optimizer = torch.optim.Adam(dg.param_groups(net, 0.1, weight_decay=0.02), lr=0.01)
-    (net(x) - y).square().mean().backward()
-    optimizer.step()
-    omega = net[0].parametrizations.weight.original
-    gates = net[0].parametrizations.weight[0].gamma.prod(0).detach()
-    before = {k: v.clone() for k, v in optimizer.state[omega].items()}
-    dg.collapse_(net, optimizer)
-    after = optimizer.state[net[0].weight]
-    torch.testing.assert_close(after["exp_avg"], before["exp_avg"] / gates)
-    torch.testing.assert_close(after["exp_avg_sq"], before["exp_avg_sq"] / gates**2)
-    held = [p for g in optimizer.param_groups for p in g["params"]]
-    assert {id(p) for p in held} == {id(p) for p in net.parameters()}
-    assert len(held) == 4
-    home = next(g for g in optimizer.param_groups if any(p is net[0].weight for p in g["params"]))
-    assert home["weight_decay"] == 0.02  # the user's decay, not the penalty's
-    (net(x) - y).square().mean().backward()
-    optimizer.step()
-
-
 def test_optimizer_of_an_all_gated_model_after_collapse() -> None:
     net = nn.Linear(4, 3, bias=False)
     dg.gate_(net, dg.features(net))

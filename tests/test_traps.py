@@ -242,3 +242,41 @@ def test_printing_groups_after_gating_shows_their_paths() -> None:
         "  0.weight (4, 4): dim 0, 4 x 4 weights",
         "  & 1.weight (4, 4): dim 1, 4 x 4 weights",
     ]
+
+
+def test_factors_cannot_be_gated_again() -> None:
+    """Neither through a sub-network nor as bare parameters."""
+    net = _net()
+    dg.gate_(net, dg.filters(net))
+    keys = list(net.state_dict())
+    for groups in (lambda: dg.whole(net[0]), lambda: dg.by_dim(net[0].parametrizations.weight.original, 0)):
+        with pytest.raises(ValueError, match="parametrised"):
+            dg.gate_(net, groups())
+    assert list(net.state_dict()) == keys
+
+
+def test_a_step_after_zero_does_not_use_the_old_gradient() -> None:
+    layer = nn.Linear(4, 3)
+    dg.gate_(layer, dg.features(layer))
+    optimizer = torch.optim.Adam(dg.param_groups(layer, 0.1), lr=0.1)
+    layer(torch.randn(2, 4)).sum().backward()
+    dg.zero_(layer, {"weight": torch.ones(4, dtype=torch.bool)}, optimizer)
+    optimizer.step()
+    assert (dg.group_norms(layer)["weight"] == 0).all()
+
+
+def test_indices_survive_meta_and_to_empty() -> None:
+    def build() -> nn.Linear:
+        layer = nn.Linear(6, 2)
+        return dg.gate_(layer, dg.by_labels(layer, torch.tensor([2, -1, 0, 1, 2, -1])))
+
+    full, x = build(), torch.randn(3, 6)
+    fresh = build().to("meta").to_empty(device="cpu")
+    fresh.load_state_dict(full.state_dict())
+    assert torch.equal(fresh(x), full(x))
+
+
+def test_depth_may_be_positional() -> None:
+    layer = nn.Linear(4, 3)
+    dg.gate_(layer, dg.features(layer), 4)
+    assert dg.report(layer).rows[0].depth == 4

@@ -7,6 +7,7 @@ window, times a safety factor. Nothing here waits for the device: the running ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from dgating._certificate import margin, momentum_shift
 from dgating._gate import gate_product
 from dgating._kkt import kkt_violators, revive_
-from dgating._optim import Lam, check_optimizer, lam_by_groups
+from dgating._optim import Lam, check_decay, check_number, check_optimizer, lam_by_groups
 from dgating._penalty import FLOAT32_EPS, weight_decay_of
 from dgating._units import Unit, full, units, wide
 
@@ -26,42 +27,51 @@ _Places: TypeAlias = "dict[int, tuple[dict[str, Any], float]]"
 class _Tracker:
     """Running bounds of one unit: the largest data-gradient norm of this and the last window, and norms for D = 2."""
 
-    names = ("current", "previous", "norm", "last_norm", "peak", "ever")
+    names = ("current", "seen", "previous", "norm", "last_norm", "peak", "ever")
 
     def __init__(self, unit: Unit) -> None:
         self.unit = unit
         norm = unit.norms()
         self.current = torch.zeros_like(norm)
-        self.previous = torch.zeros_like(norm)
+        self.seen = torch.zeros_like(norm, dtype=torch.bool)
+        self.previous = torch.full_like(norm, math.inf)  # nothing is known of a group that was never observed
         self.norm, self.last_norm, self.peak = norm, norm.clone(), norm.clone()
         self.ever = torch.zeros_like(norm, dtype=torch.bool)
 
-    def observe(self, kappa_in_loss: float, grad_scale: float | Tensor) -> None:
+    def observe(self, kappa_in_loss: float, grad_scale: float | Tensor) -> bool:
+        """Take in the gradients of a step; whether there were any."""
+        if all(site.omega.grad is None for site in self.unit.sites):
+            return False
         grads = []
         for site in self.unit.sites:
-            grad = site.omega.grad
-            if grad is None:
-                grad = torch.zeros_like(site.omega)
+            grad = torch.zeros_like(site.omega) if site.omega.grad is None else site.omega.grad
             grad = wide(full(grad))
             if kappa_in_loss:
                 grad = grad - (kappa_in_loss * grad_scale) * wide(full(site.omega.detach()))
             grads.append(grad)
         gates = gate_product(self.unit.gates()).abs()
         # omega's gradient is the product of the gates times that of W; below this product its digits are gone
-        seen = self.unit.norms_of(grads) / (gates * grad_scale)
-        usable = torch.isfinite(seen) & (gates > 1e-30)  # an overflowing step (AMP) is skipped by the scaler, and here
-        self.current = torch.where(usable, torch.maximum(self.current, seen), self.current)
+        norms = self.unit.norms_of(grads) / (gates * grad_scale)
+        usable = torch.isfinite(norms) & (gates > 1e-30)  # an overflowing step (AMP) is skipped by the scaler, and here
+        self.current = torch.where(usable, torch.maximum(self.current, norms), self.current)
+        self.seen = self.seen | usable
+        return True
 
     def rotate(self) -> None:
         # a group that could not be observed in a whole window keeps its old bound
-        self.previous = torch.where(self.current > 0, self.current, self.previous)
-        self.current = torch.zeros_like(self.current)
+        self.previous = torch.where(self.seen, self.current, self.previous)
+        self.current, self.seen = torch.zeros_like(self.current), torch.zeros_like(self.seen)
         self.last_norm, self.norm = self.norm, self.unit.norms()
         self.peak = torch.maximum(self.peak, self.norm)
 
     @property
     def bound(self) -> Tensor:
         return torch.maximum(self.current, self.previous)
+
+    @property
+    def frozen(self) -> bool:
+        """A factor that is not trained does not decay."""
+        return not all(p.requires_grad for p in self.unit.factors)
 
 
 class AbsorptionMonitor:
@@ -117,13 +127,15 @@ class AbsorptionMonitor:
         *,
         penalty_in_loss: bool = False,
         window: int = 100,
-        safety: float = 2.0,
+        safety: float = 4.0,
         screen: float = 1e-2,
     ) -> None:
         found = units(model)
         self.lam = lam_by_groups(lam, found)
         if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f"window: expected a number of steps >= 1, received {window!r}.")
+        check_number("safety", safety)
+        check_number("screen", screen)
         if not safety >= 1:
             raise ValueError(f"safety: expected a factor >= 1, received {safety!r}.")
         if not 0 < screen < 1:
@@ -152,6 +164,8 @@ class AbsorptionMonitor:
             return f"measured evidence only: the theorem does not cover {type(self.optimizer).__name__}"
         if any(g.get("dampening") or g.get("maximize") for g in self.optimizer.param_groups):
             return "measured evidence only: the theorem does not cover dampening or maximize"
+        if any(g.get("base_momentum") != g.get("max_momentum") for g in self.optimizer.param_groups):
+            return "measured evidence only: the theorem does not cover a schedule of the momentum"
         places = self._places()
         for t in self._trackers:
             rates = {float(places[id(site.omega)][0]["lr"]) for site in t.unit.sites}
@@ -173,10 +187,18 @@ class AbsorptionMonitor:
 
         Args:
             grad_scale: factor by which the gradients are too large.
+
+        Raises:
+            RuntimeError: there are no gradients, or the model is not gated any more.
         """
+        observed = False
         for t in self._trackers:
             kappa = weight_decay_of(self.lam[t.unit.groups], t.unit.depth) if self.penalty_in_loss else 0.0
-            t.observe(kappa, grad_scale)
+            observed |= t.observe(kappa, grad_scale)
+        if not observed:
+            raise RuntimeError(
+                "monitor.update: no gated weight has a gradient. Call it after backward, before zero_grad and the step."
+            )
         self._note_learning_rates()
         self.steps += 1
         if self.steps % self.window == 0:
@@ -201,7 +223,7 @@ class AbsorptionMonitor:
     def revoked(self) -> dict[str, Tensor]:
         """Groups certified by an earlier call of :meth:`absorbed` that are not any more: the bound ``G`` was exceeded.
 
-        None should appear. If some do, enlarge ``window`` or ``safety``.
+        A certificate is as good as its bound. If many appear, enlarge ``window`` or ``safety``.
         """
         return self._collect(lambda t, dead: t.ever & ~dead)
 
@@ -220,7 +242,7 @@ class AbsorptionMonitor:
 
         Args:
             closure: computes the mean data loss over the data and calls ``backward`` (several calls accumulate). No
-                optimizer step.
+                optimizer step. Call ``model.eval()`` first, or batch norm takes part.
             size: factor size of a revived group; it restarts at norm ``size**2`` along the negative gradient.
 
         Returns:
@@ -243,6 +265,8 @@ class AbsorptionMonitor:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from :meth:`state_dict`. Raises ``ValueError`` when it is of another model."""
+        if not {"steps", "trackers"} <= state.keys():
+            raise ValueError(f"state: expected the state_dict of a monitor, received keys {sorted(state)}.")
         have = [tuple(t.current.shape) for t in self._trackers]
         got = [tuple(s["current"].shape) for s in state["trackers"]]
         if have != got:
@@ -262,7 +286,7 @@ class AbsorptionMonitor:
     def _dead(self, t: _Tracker, places: _Places) -> Tensor:
         factors = t.unit.factor_norms()
         zero = factors.amax(0) == 0
-        if self.steps < self.window:
+        if self.steps < self.window or t.frozen:
             return zero
         dead = zero | (self._margin(t, factors, places) < 1)
         if t.unit.depth == 2:
@@ -299,10 +323,11 @@ class AbsorptionMonitor:
         """By parameter: its group in the optimizer, and the largest step size the certificate has to reckon with."""
         if self.optimizer is None:
             return {}
+        check_decay(self.optimizer, [t.unit for t in self._trackers], self.lam, self.penalty_in_loss)
         self._note_learning_rates()
         out: _Places = {}
         for group, seen in zip(self.optimizer.param_groups, self._top_lr, strict=True):
-            top = max(seen, float(group["lr"]), float(group.get("initial_lr", 0.0)))
+            top = max(seen, float(group["lr"]), float(group.get("initial_lr", 0.0)), float(group.get("max_lr", 0.0)))
             out.update({id(p): (group, top) for p in group["params"]})
         return out
 

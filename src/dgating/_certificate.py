@@ -29,7 +29,9 @@ def margin(sizes: Tensor, bound: Tensor, lam: float) -> Tensor:
     kappa = 2 * lam / sizes.shape[0]
     if kappa == 0:
         return torch.full_like(bound, math.inf)
-    return bound * largest_product(sizes) / kappa
+    return (bound * largest_product(sizes) / kappa).nan_to_num(
+        nan=math.inf, posinf=math.inf
+    )  # unknown bound times a zero factor
 
 
 def momentum_shift(lr: float, momentum: float, kappa: float, nesterov: bool = False) -> float | None:

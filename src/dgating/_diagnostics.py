@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dgating._optim import check_number
 from dgating._penalty import FLOAT32_EPS
 from dgating._units import Unit, by_groups, units
 
@@ -113,8 +114,7 @@ def sparsity(model: nn.Module, tol: float = FLOAT32_EPS) -> dict[str, float]:
         >>> dg.sparsity(dg.zero_(net, {"weight": torch.tensor([True, False, False, False])}))
         {'weight': 0.25}
     """
-    if not tol >= 0:
-        raise ValueError(f"tol: expected a norm >= 0, received {tol!r}.")
+    check_number("tol", tol)
     return {name: float((norms <= tol).double().mean()) for name, norms in group_norms(model).items()}
 
 

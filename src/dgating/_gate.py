@@ -9,6 +9,7 @@ synchronisation in every step) and divides by them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -32,11 +33,12 @@ def gate_product(gamma: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a gate stands: name of the :class:`~dgating.Groups`, number and label of its part."""
+    """Where a gate stands: name of the :class:`~dgating.Groups`, number and label of its part, how many share it."""
 
     groups: str
     part: int
     label: str
+    members: int
 
 
 class Gate(nn.Module):
@@ -61,16 +63,28 @@ class Gate(nn.Module):
         self.place = place
         self.split: Split | None = None
         inner = partition
-        device = gamma.device
         if partition.partial:
             self.split, inner = partition.split()
-            self.register_buffer("gated_index", self.split.gated.to(device), persistent=False)
-            self.register_buffer("rest_index", self.split.rest.to(device), persistent=False)
-            merge = self.split.merge
-            self.register_buffer("merge_index", None if merge is None else merge.to(device), persistent=False)
         self.layout: Layout
-        self.layout, labels = inner.layout()
-        self.register_buffer("labels", None if labels is None else labels.to(device), persistent=False)
+        self.layout, self._flat_labels = inner.layout()
+        self._place_indices(gamma.device)
+
+    def _place_indices(self, device: torch.device) -> None:
+        """Index buffers on the device of the gates. They follow from the partition, so no state_dict holds them."""
+        indices: dict[str, Tensor | None] = {"labels": self._flat_labels}
+        if self.split is not None:
+            indices |= {
+                "gated_index": self.split.gated,
+                "rest_index": self.split.rest,
+                "merge_index": self.split.merge,
+            }
+        for name, index in indices.items():
+            self.register_buffer(name, None if index is None else index.to(device), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Gate:
+        super()._apply(fn, recurse)
+        self._place_indices(self.gamma.device)  # after to_empty the buffers would hold garbage
+        return self
 
     @property
     def depth(self) -> int:

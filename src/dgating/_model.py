@@ -14,14 +14,15 @@ from torch.nn.utils import parametrize
 
 from dgating._gate import Gate, Place
 from dgating._groups import Groups
-from dgating._optim_state import check_holds, drop_factors, zero_state
+from dgating._migrate import migrated_state
+from dgating._optim_state import check_holds, hand_over, zero_state
 from dgating._plan import check_depth, plan_gating
 from dgating._units import Site, Unit, by_groups, find_units, gate_of, sharded_like, units
 
 M = TypeVar("M", bound=nn.Module)
 
 
-def gate_(model: M, groups: Groups | Iterable[Groups], *, depth: int = 3) -> M:
+def gate_(model: M, groups: Groups | Iterable[Groups], depth: int = 3) -> M:
     r"""Gate groups of weights in place: :math:`W_j = \omega_j \prod_{d=1}^{D-1} \gamma_{j,d}`.
 
     The weights become the primary weights :math:`\omega` and every gate starts at one, so the function that the
@@ -61,7 +62,12 @@ def gate_(model: M, groups: Groups | Iterable[Groups], *, depth: int = 3) -> M:
                 gamma = nn.Parameter(torch.ones(depth - 1, n, dtype=part.dtype, device=part.device))
                 for site in part.sites:
                     own_class(site.module)
-                    gate = Gate(gamma, site.member.partition, Place(g.name, number, part.label), _order(site.module))
+                    gate = Gate(
+                        gamma,
+                        site.member.partition,
+                        Place(g.name, number, part.label, len(part.sites)),
+                        _order(site.module),
+                    )
                     gate.train(site.module.training)
                     parametrize.register_parametrization(site.module, site.name, gate)
                     done.append((site.module, site.name))
@@ -128,6 +134,8 @@ def zero_(model: M, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimize
             for p, mask_of_p in _masked_factors(unit, gates_mask):
                 where = sharded_like(mask_of_p, p)
                 p.masked_fill_(where, 0)
+                if p.grad is not None:  # a step may follow
+                    p.grad.masked_fill_(where, 0)
                 if optimizer is not None:
                     zero_state(optimizer, p, where)
     return model
@@ -173,10 +181,10 @@ def collapse_(
 
     Args:
         model: a gated model.
-        optimizer: if given, it is migrated: the factors leave it, the collapsed weights enter it in the group that
-            :func:`param_groups` made for ungated parameters (or in place of ``omega``), and its state goes with them
-            by the chain rule :math:`\nabla_{\omega_j} = \gamma_j^\odot \nabla_{W_j}`: first moments are divided by
-            the gate product, second moments by its square, zero groups get zero.
+        optimizer: if given, it is migrated: the factors leave it and the collapsed weights enter the group that
+            :func:`param_groups` made for ungated parameters (or the place of ``omega``); emptied groups stay. SGD's
+            momentum becomes the velocity of the weight by the product rule, Adam's moments follow from
+            :math:`\nabla_{\omega_j} = \gamma_j^\odot \nabla_{W_j}`, and any other optimizer starts afresh there.
 
     Returns:
         The map from old to new parameters: each ``omega`` to the collapsed weight, the gates to ``None``. For a
@@ -208,17 +216,18 @@ def collapse_(
                 )
     if optimizer is not None:
         check_holds(optimizer, [p for unit in found for p in unit.factors])
-    state = _state_to_move(found, optimizer) if optimizer is not None else []
+    state = {} if optimizer is None else migrated_state(found, optimizer)
     moved: dict[nn.Parameter, nn.Parameter | None] = {}
     for unit in found:
-        moved[unit.gamma] = None
+        if len(unit.sites) == unit.sites[0].gate.place.members:  # else tensors outside this module still use the gates
+            moved[unit.gamma] = None
         for site in unit.sites:
             old, rest = site.omega, site.rest
             moved[old] = _collapse_site(site)
             if rest is not None:
                 moved[rest] = moved[old]
     if optimizer is not None:
-        drop_factors(optimizer, moved, state)
+        hand_over(optimizer, moved, state, {id(p): i for i, p in enumerate(model.parameters())})
     return moved
 
 
@@ -256,29 +265,6 @@ def _restore_order(module: nn.Module, order: tuple[str, ...]) -> None:
     later = dict(module._parameters)
     module._parameters.clear()
     module._parameters.update(ranked | later)
-
-
-def _state_to_move(found: list[Unit], optimizer: torch.optim.Optimizer) -> list[tuple[nn.Parameter, dict[str, object]]]:
-    """The optimizer's state of every ``omega``, as that of the effective weight, keyed by ``omega``."""
-    out = []
-    for unit in found:
-        for site in unit.sites:
-            with torch.no_grad():
-                scale = site.gate.scale(site.omega.dtype)
-                inverse = torch.where(scale == 0, torch.zeros_like(scale), 1 / scale)
-            old = optimizer.state.get(site.omega, {})
-            rest = {} if site.rest is None else optimizer.state.get(site.rest, {})
-            new: dict[str, object] = {}
-            for key, value in old.items():
-                if not isinstance(value, Tensor) or value.shape != site.omega.shape:
-                    new[key] = value
-                    continue
-                moment = value * (inverse**2 if "sq" in key else inverse)
-                if site.rest is not None:
-                    moment = site.gate.merge(moment, rest.get(key, torch.zeros_like(site.rest)))
-                new[key] = moment
-            out.append((site.omega, new))
-    return out
 
 
 def own_class(module: nn.Module) -> None:

@@ -42,7 +42,7 @@ def param_groups(
 
     Returns:
         Dicts for a ``torch.optim`` optimizer: the primary weights (entry ``dgating: "omega"``), the gates
-        (``"gates"``) and the ungated rest (``"rest"``). Frozen parameters are left out.
+        (``"gates"``) and the ungated rest (``"rest"``). Frozen ungated parameters are left out.
 
     Raises:
         ValueError: the model is not gated, ``lam`` or ``weight_decay`` is negative or not finite, ``gate_lr`` is not
@@ -60,8 +60,10 @@ def param_groups(
     """
     found = units(model)
     strength = lam_by_groups(lam, found)
-    _check_number("weight_decay", weight_decay)
-    if gate_lr is not None and not (math.isfinite(gate_lr) and gate_lr > 0):
+    check_number("weight_decay", weight_decay)
+    if gate_lr is not None:
+        check_number("gate_lr", gate_lr)
+    if gate_lr == 0:
         raise ValueError(f"gate_lr: expected a positive number or None, received {gate_lr!r}.")
     omegas: dict[float, list[nn.Parameter]] = {}
     gates: dict[float, list[nn.Parameter]] = {}
@@ -164,13 +166,13 @@ def lam_by_groups(lam: Lam, found: list[Unit]) -> dict[str, float]:
     else:
         out = dict.fromkeys(names, lam)
     for value in out.values():
-        _check_number("lam", value)
+        check_number("lam", value)
     return {name: float(value) for name, value in out.items()}
 
 
-def _check_number(name: str, value: object) -> None:
+def check_number(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
+        raise TypeError(f"{name}: expected a number, received {type(value).__name__}. Convert it with float().")
     if not math.isfinite(value) or float(value) < 0:
         raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
 
@@ -211,12 +213,24 @@ def check_optimizer(
     found = units(model)
     strength = lam_by_groups(lam, found)
     check_holds(optimizer, [p for unit in found for p in unit.factors])
+    check_decay(optimizer, found, strength, penalty_in_loss)
+
+
+def check_decay(
+    optimizer: torch.optim.Optimizer, found: list[Unit], strength: Mapping[str, float], penalty_in_loss: bool
+) -> None:
+    """Raise unless the optimizer decays every factor by a coupled ``2 lam / D`` (by nothing: penalty in the loss)."""
     group_of = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     for unit in found:
         want = 0.0 if penalty_in_loss else weight_decay_of(strength[unit.groups], unit.depth)
         for p in unit.factors:
             group = group_of[id(p)]
             got = float(group.get("weight_decay", 0.0))
+            if want and "weight_decay" not in optimizer.defaults:
+                raise ValueError(
+                    f"optimizer: {type(optimizer).__name__} has no weight decay and would ignore the penalty. Add "
+                    "dg.penalty(model, lam) to the loss, or use SGD or Adam."
+                )
             if got and decoupled(optimizer, group):
                 raise ValueError(
                     f"optimizer: {type(optimizer).__name__} decays weights apart from the gradient, which does not "

@@ -32,44 +32,52 @@ def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]
 
 def zero_state(optimizer: torch.optim.Optimizer, p: nn.Parameter, mask: Tensor) -> None:
     """Zero the masked entries of every state tensor shaped like ``p`` (momentum, Adam's moments)."""
-    for value in optimizer.state.get(p, {}).values():
-        if isinstance(value, Tensor) and value.shape == p.shape:
+    for key, value in optimizer.state.get(p, {}).items():
+        if key != "step" and isinstance(value, Tensor) and value.shape == p.shape:
             value.masked_fill_(mask, 0)
 
 
-def drop_factors(
+def hand_over(
     optimizer: torch.optim.Optimizer,
     moved: Mapping[nn.Parameter, nn.Parameter | None],
-    state: Sequence[tuple[nn.Parameter, dict[str, object]]],
+    state: Mapping[nn.Parameter, dict[str, Any]],
+    order: Mapping[int, int],
 ) -> None:
-    """Take the factors out and put the collapsed weights in.
+    """Take the factors out and put the collapsed weights in, with the given state, keyed by old parameter.
 
-    Emptied parameter groups stay (learning-rate schedulers count them).
+    Emptied parameter groups stay (learning-rate schedulers count them). ``order`` is the position of each parameter of
+    the model, by id: optimizer checkpoints count by it.
     """
     old = {id(p) for p in moved}
     fresh: list[nn.Parameter] = list(dict.fromkeys(p for p in moved.values() if p is not None))
+    home = _home(optimizer, old)
     for p in moved:
         optimizer.state.pop(p, None)
-    home = _home(optimizer.param_groups, old)
     for group in optimizer.param_groups:
         kept = [p for p in group["params"] if id(p) not in old]
         if group is home:
-            kept += fresh
+            kept = sorted(kept + fresh, key=lambda p: order.get(id(p), len(order)))
         group["params"] = kept
-    for omega, values in state:
+    for p, values in state.items():
+        new = moved[p]
+        assert new is not None
         if values:
-            new = moved[omega]
-            assert new is not None
-            optimizer.state[new] = dict(values)
+            optimizer.state[new] = values
 
 
-def _home(groups: list[dict[str, Any]], old: set[int]) -> dict[str, Any]:
+def _home(optimizer: torch.optim.Optimizer, old: set[int]) -> dict[str, Any]:
     """The parameter group in which collapsed weights continue: the ungated one, or that of the first factor."""
-    for group in groups:
+    for group in optimizer.param_groups:
         if group.get(ROLE) == "rest":
             return group
-    home = next(g for g in groups if any(id(p) in old for p in g["params"]))
-    if ROLE in home:  # every parameter was gated: this group now holds ordinary weights
-        home["weight_decay"] = home.pop(REST_DECAY, 0.0)
-        home[ROLE] = "rest"
+    home = next(g for g in optimizer.param_groups if any(id(p) in old for p in g["params"]))
+    if ROLE not in home:
+        return home
+    settings = {**home, "params": [], "weight_decay": home.get(REST_DECAY, 0.0), ROLE: "rest"}
+    settings.pop(REST_DECAY, None)
+    if any(id(p) not in old for p in home["params"]):  # other factors go on there: open a group of our own
+        optimizer.param_groups.append(settings)
+        return settings
+    home.pop(REST_DECAY, None)
+    home.update(weight_decay=settings["weight_decay"], **{ROLE: "rest"})
     return home

@@ -51,9 +51,8 @@ class Layout:
 class Split:
     """Where the gated and the ungated entries of a partially labelled tensor lie.
 
-    Along ``dim`` when only one axis is labelled, else over the flattened tensor (``dim is None``). ``cat`` of both, the
-    Along ``dim`` when only one axis is labelled, else over the flattened tensor (``dim is None``). ``cat`` of both, rest
-    first if ``rest_first``, and then the permutation ``merge`` restore the order; ``None`` when it is right already
+    Along ``dim`` when only one axis is labelled, else over the flattened tensor (``dim is None``). ``cat`` of both,
+    rest first if ``rest_first``, then the permutation ``merge`` restore the order (``None``: it is right already).
     """
 
     dim: int | None

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from dgating._gate import Gate
 from dgating._groups import Groups, Member, Part
 from dgating._units import find_units, gate_of
 
@@ -152,6 +153,11 @@ def _plan_part(part: Part, owners: _Owners, taken: dict[tuple[int, str], str]) -
 
 
 def _check_parameter(module: nn.Module, name: str, path: str, owners: _Owners, member: Member) -> nn.Parameter:
+    if isinstance(module, Gate | parametrize.ParametrizationList) or ".parametrizations." in f".{path}":
+        raise ValueError(
+            f"groups: {path!r} is a factor of a tensor that is parametrised (gated already?). Gate plain weights: "
+            "collapse_ first, or leave it out."
+        )
     if gate_of(module, name) is not None:
         raise ValueError(f"groups: {path!r} is gated already. collapse_ it first, or leave it out.")
     if parametrize.is_parametrized(module, name):

@@ -84,7 +84,7 @@ def proximal_gradient(
         raise ValueError(f"lam: expected a finite number >= 0, received {lam!r}.")
     q = 2 / depth
     gram, moment = X.T @ X / len(y), X.T @ y / len(y)
-    step = 1 / float(torch.linalg.eigvalsh(gram)[-1])
+    step = 1 / max(float(torch.linalg.eigvalsh(gram)[-1]), 1e-300)  # X may be zero
     w = torch.zeros_like(moment) if init is None else init.clone()
     z, t = w.clone(), 1.0
     done, length = 0, math.inf

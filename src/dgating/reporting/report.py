@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dgating._absorption import AbsorptionMonitor, certified_groups
+from dgating._optim import check_number
 from dgating._penalty import FLOAT32_EPS
 from dgating._units import units
 
@@ -135,8 +136,7 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
         >>> dg.report(net).rows[0].kept
         4
     """
-    if not tol >= 0:
-        raise ValueError(f"tol: expected a norm >= 0, received {tol!r}.")
+    check_number("tol", tol)
     found = units(model)
     masks = certified_groups(model, monitor)
     rows, at = [], dict.fromkeys(masks, 0)

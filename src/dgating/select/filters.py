@@ -41,8 +41,12 @@ def filters(model: nn.Module, include: Rules = _ConvNd, exclude: Rules = (), nam
     if not isinstance(model, nn.Module):
         raise TypeError(f"filters: expected a model or a convolution, received {type(model).__name__}.")
     if isinstance(model, _ConvNd):
+        if include is not _ConvNd or exclude != ():
+            raise ValueError("filters: include and exclude choose layers of a model, but a single layer was given.")
         return Groups((_part(model, None),), name)
     chosen = layers(model, include, exclude)
+    # a pattern may match activations and containers, too: what has no weights of its own is left out
+    chosen = {path: m for path, m in chosen.items() if m._parameters} or chosen
     return Groups(tuple(_part(m, path) for path, m in chosen.items()), name or "filters")
 
 

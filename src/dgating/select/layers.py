@@ -38,7 +38,7 @@ def layers(model: nn.Module, include: Rules, exclude: Rules = ()) -> dict[str, n
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, received {type(model).__name__}.")
     wanted, unwanted = _rules(include), _rules(exclude)
-    everything = dict(model.named_modules())
+    everything = {path: m for path, m in model.named_modules() if "parametrizations" not in path.split(".")}
     chosen = {
         path: m
         for path, m in everything.items()

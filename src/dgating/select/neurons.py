@@ -44,6 +44,8 @@ def neurons(
     """
     check_initialised(layer_or_model)
     if _linear(layer_or_model):
+        if include is not None or exclude != ():
+            raise ValueError("neurons: include and exclude choose layers of a model, but a single layer was given.")
         return Groups((_part(layer_or_model, None, bias),), name)
     if not isinstance(layer_or_model, nn.Module):
         raise TypeError(f"neurons: expected a linear layer or a model, received {type(layer_or_model).__name__}.")
@@ -60,6 +62,8 @@ def neurons(
             )
     else:
         chosen = layers(layer_or_model, include, exclude)
+        # a pattern may match activations and containers, too: what has no weights of its own is left out
+        chosen = {path: m for path, m in chosen.items() if m._parameters} or chosen
     return Groups(tuple(_part(m, path, bias) for path, m in chosen.items()), name or "neurons")
 
 

@@ -23,7 +23,7 @@ from benchmarks._common import environment, store
 from dgating.cli.demo import BATCH, accuracy, gate, load, network
 
 EPOCHS, LONGER = 60, 10
-SEEDS, DEPTHS, LAMS = range(5), (3, 4), (0.005, 0.01, 0.02)
+DEPTHS, LAMS = (3, 4), (0.005, 0.01, 0.02)
 SAFETIES = (1, 2, 4)
 THRESHOLD = 1.1920929e-07
 LR = {"sgd": 0.05, "adam": 1e-3}
@@ -126,16 +126,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one seed, one depth, one lam")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds for SGD")
+    parser.add_argument("--adam-seeds", type=int, default=2, help="number of seeds for Adam")
     arguments = parser.parse_args()
     quick = arguments.quick
     torch.set_num_threads(1)
     todo = [
         (seed, depth, lam, optimizer)
-        for optimizer in ("sgd", "adam")
-        for seed in SEEDS
+        for optimizer, seeds in (("sgd", arguments.seeds), ("adam", arguments.adam_seeds))
+        for seed in range(seeds)
         for depth in DEPTHS
         for lam in LAMS
-        if (not quick or (seed, depth, lam) == (0, 3, 0.01)) and (optimizer == "sgd" or seed < 2)
+        if not quick or (seed, depth, lam) == (0, 3, 0.01)
     ]
     runs = []
     for r in joblib.Parallel(arguments.jobs, return_as="generator")(joblib.delayed(one_run)(*task) for task in todo):

@@ -32,8 +32,10 @@ def features(layer: nn.Module, name: str | None = None) -> Groups:
 
     Example:
         >>> import torch, dgating as dg
-        >>> len(dg.features(torch.nn.Linear(64, 300))), len(dg.features(torch.nn.Conv2d(3, 16, 5)))
-        (64, 3)
+        >>> len(dg.features(torch.nn.Linear(64, 300)))
+        64
+        >>> len(dg.features(torch.nn.Conv2d(3, 16, 5)))
+        3
 
     Reference: arXiv 2509.23898, feature selection (Fig. 5).
     """

@@ -95,12 +95,12 @@ class Report:
                 f"{r.kept:,}",
                 *([f"{r.absorbed:,}" if r.absorbed is not None else "-"] if certified else []),
                 f"{r.below_tol:,}",
-                f"{r.kept_parameters / r.parameters:.0%} of {r.parameters:,}",
+                f"{r.kept_parameters / r.parameters:.0%}",
                 f"{r.norm_min:.0e} .. {r.norm_max:.0e}",
                 f"{r.imbalance:.0e}",
             )
         also = " and not certified" if certified else ""
-        table.caption = f"J groups; kept: norm above {self.tol:.1e}{also}; weights: share in kept groups"
+        table.caption = f"kept: norm above tol = {self.tol:.1e}{also}; weights: their share"
         return table
 
     def __str__(self) -> str:

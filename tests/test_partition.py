@@ -80,7 +80,7 @@ def test_gate_sums_and_scales_against_loops(case):
     shape, labels = case
     partition = partition_by_labels(shape, labels)
     gamma = nn.Parameter(torch.rand(2, partition.n_groups, dtype=torch.float64) + 0.5)
-    gate = Gate(gamma, partition, Place("g", 0, "w"))
+    gate = Gate(gamma, partition, Place("g", 0, "w", 1))
     x = torch.randn(shape, dtype=torch.float64)
     gated, rest = gate.cut(x)
     weight = gate(gated) if rest is None else gate(gated, rest)
@@ -100,7 +100,7 @@ def test_gate_sums_and_scales_against_loops(case):
 def test_cut_and_merge_are_a_round_trip(case):
     shape, labels = case
     partition = partition_by_labels(shape, labels)
-    gate = Gate(nn.Parameter(torch.ones(1, partition.n_groups)), partition, Place("g", 0, "w"))
+    gate = Gate(nn.Parameter(torch.ones(1, partition.n_groups)), partition, Place("g", 0, "w", 1))
     x = torch.randn(shape)
     gated, rest = gate.cut(x)
     if rest is None:
@@ -187,5 +187,5 @@ def test_labels_are_read_once():
 )
 def test_regular_groups_need_no_index(labels, stored):
     partition = partition_by_labels((3, 6), labels)
-    gate = Gate(nn.Parameter(torch.ones(1, partition.n_groups)), partition, Place("g", 0, "w"))
+    gate = Gate(nn.Parameter(torch.ones(1, partition.n_groups)), partition, Place("g", 0, "w", 1))
     assert sum(b.numel() for b in gate.buffers()) == stored

@@ -127,6 +127,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, one depth, one lam")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds for SGD")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--name", default="certificate", help="name of the stored result")
     parser.add_argument("--adam-seeds", type=int, default=2, help="number of seeds for Adam")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -134,7 +136,7 @@ def main() -> None:
     todo = [
         (seed, depth, lam, optimizer)
         for optimizer, seeds in (("sgd", arguments.seeds), ("adam", arguments.adam_seeds))
-        for seed in range(seeds)
+        for seed in range(arguments.first_seed, arguments.first_seed + seeds)
         for depth in DEPTHS
         for lam in LAMS
         if not quick or (seed, depth, lam) == (0, 3, 0.01)
@@ -151,7 +153,7 @@ def main() -> None:
         "summary": summary(runs),
         "runs": runs,
     }  # fmt: skip
-    print(store("certificate_quick" if quick else "certificate", result))
+    print(store("certificate_quick" if quick else arguments.name, result))
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

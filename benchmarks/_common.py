@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import dgating
+from dgating._config import write_text
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,13 +51,6 @@ def store(name: str, result: dict[str, Any]) -> Path:
     Numbers that are not finite are refused (JSON has no word for them): a benchmark that divided by zero must not pass
     for a result.
     """
-    RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    text = json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)  # atomic on one file system
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
     return path

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dgating._model import plan_masks
 from dgating._optim import Lam, lam_by_groups
-from dgating._units import Unit, units, wide
+from dgating._units import units, wide
 
 
 def kkt_violators(
@@ -75,10 +75,6 @@ def revive_(model: nn.Module, masks: dict[str, Tensor], directions: list[list[Te
         norms = unit.norms_of(grads)
         step = torch.where(mask, -size / torch.where(mask, norms, torch.ones_like(norms)), torch.zeros_like(norms))
         for site, grad in zip(unit.sites, grads, strict=True):
-            spread = _spread(unit, site.gate, step)
+            spread = site.gate.layout.expand(step, site.gate.labels)
             site.omega.add_((wide(grad) * spread).to(site.omega.dtype))
         unit.gamma.masked_fill_(mask.unsqueeze(0), size)
-
-
-def _spread(unit: Unit, gate: Any, values: Tensor) -> Tensor:
-    return gate.layout.expand(values, gate.labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from dgating._absorption import AbsorptionMonitor, certified_groups
@@ -46,7 +47,7 @@ def plot_group_norms(
     for name, values in norms.items():
         order = values.argsort(descending=True)
         y = values[order].clamp_min(floor).double().cpu().numpy()
-        x = (order.argsort().sort().values.double() + 0.5).div(len(y)).cpu().numpy()
+        x = ((torch.arange(len(y)) + 0.5) / len(y)).numpy()
         (line,) = ax.plot(x, y, label=name, lw=1.5)
         if name in masks:
             dead = masks[name][order].cpu().numpy()

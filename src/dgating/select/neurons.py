@@ -53,8 +53,9 @@ def neurons(
         chosen = layers(layer_or_model, lambda _, m: _linear(m))
         last = list(chosen)[-1]
         chosen = {p: m for p, m in chosen.items() if p != last}
-        if exclude:
-            chosen = {p: m for p, m in chosen.items() if p in layers(layer_or_model, lambda _, m: _linear(m), exclude)}
+        if exclude and chosen:
+            allowed = layers(layer_or_model, lambda _, m: _linear(m), exclude)
+            chosen = {p: m for p, m in chosen.items() if p in allowed}
         if not chosen:
             raise ValueError(
                 "neurons: expected a model with a hidden linear layer, but only the output layer "

@@ -27,6 +27,17 @@ from dgating._penalty import prox_threshold as prox_threshold
 from dgating._penalty import time_budget as time_budget
 from dgating._reference import ProximalSolution as ProximalSolution
 from dgating._reference import proximal_gradient as proximal_gradient
+from dgating.compaction._compact import compact as compact
+from dgating.compaction._export import Exported as Exported
+from dgating.compaction._export import export as export
+from dgating.compaction._plan import CompactionPlan as CompactionPlan
+from dgating.compaction._plan import plan_compaction as plan_compaction
+from dgating.compaction._profile import Profile as Profile
+from dgating.compaction._profile import profile as profile
+from dgating.compaction._rules import ModuleChange as ModuleChange
+from dgating.compaction._rules import register_module_rule as register_module_rule
+from dgating.compaction._save import load_compact as load_compact
+from dgating.compaction._save import save_compact as save_compact
 from dgating.reporting.plots import plot_group_norms as plot_group_norms
 from dgating.reporting.plots import plot_history as plot_history
 from dgating.reporting.report import Report as Report
@@ -38,13 +49,19 @@ from dgating.select.filters import filters as filters
 from dgating.select.layers import layers as layers
 from dgating.select.neurons import neurons as neurons
 from dgating.select.whole import whole as whole
+from dgating.structure._capture import CompactionError as CompactionError
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AbsorptionMonitor",
+    "CompactionError",
+    "CompactionPlan",
+    "Exported",
     "GateConfig",
     "Groups",
+    "ModuleChange",
+    "Profile",
     "ProximalSolution",
     "Report",
     "TimeBudget",
@@ -52,8 +69,10 @@ __all__ = [
     "by_labels",
     "check_optimizer",
     "collapse_",
+    "compact",
     "concat",
     "effective_penalty",
+    "export",
     "features",
     "filters",
     "gate_",
@@ -62,16 +81,21 @@ __all__ = [
     "imbalance",
     "is_gated",
     "layers",
+    "load_compact",
     "misalignment",
     "neurons",
     "param_groups",
     "penalty",
+    "plan_compaction",
     "plot_group_norms",
     "plot_history",
+    "profile",
     "prox_norm",
     "prox_threshold",
     "proximal_gradient",
+    "register_module_rule",
     "report",
+    "save_compact",
     "sparsity",
     "tie",
     "time_budget",

@@ -1,0 +1,1 @@
+"""Compaction: smaller models, and what can be done with them."""

@@ -1,0 +1,251 @@
+"""``compact``: a physically smaller model that computes the same function."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
+from dgating.compaction._graphs import graph_copy, rewritten_module
+from dgating.compaction._inputs import Args, call_kwargs, check_model, evaluating, split_inputs, tensors_of
+from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
+from dgating.compaction._optimizer import check_sliceable, slice_optimizer
+from dgating.compaction._plan import CompactionPlan, analyse, make_plan
+from dgating.compaction._record import Record, describe_inputs
+from dgating.compaction._verify import (
+    LARGE,
+    difference,
+    inputs_to_check,
+    main_dtype,
+    run,
+    scale_of,
+    to_double,
+    tolerance,
+    weight_bytes,
+)
+from dgating.structure._capture import CompactionError
+from dgating.structure._solve import solve
+
+
+def compact(
+    model: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    target: Literal["module", "graph"] = "module",
+    fold_constants: bool = True,
+    verify: bool = True,
+) -> nn.Module:
+    """A smaller copy of the model that computes the same function: everything that contributes exactly nothing is gone.
+
+    The model is exported and analysed (:func:`plan_compaction` shows the outcome); what can leave without changing the
+    function is cut out of every weight; the result is compared with the original. The original is never touched.
+
+    Args:
+        model: an ordinary model (collapse a gated one first).
+        example_inputs: a tuple of positional or a dict of keyword arguments.
+        kwargs: further keyword arguments.
+        optimizer: if given, it goes on with the compact model: its parameters are exchanged and its state is sliced.
+        target: ``"module"`` keeps the classes and forward code of the model; a module whose forward has sizes that no
+            attribute holds is replaced by its own rewritten graph. ``"graph"`` rewrites the exported graph of the
+            whole model, whatever its forward does, and returns a ``GraphModule``.
+        fold_constants: let a unit leave whose activation is a constant other than zero, by moving the constant into
+            the biases that it feeds.
+        verify: compare the compact model with the original on the examples and on fresh random inputs, in eval mode,
+            in float64 where the model is small enough to be converted.
+
+    Returns:
+        The compact model, in the same mode (train or eval) and on the same device. Its ``compaction`` attribute is the
+        :class:`CompactionPlan` that was carried out.
+
+    Raises:
+        CompactionError: the model is gated, cannot be exported, or the compact model is not the same function; the
+            message names the first module that differs. Nothing has been changed then, the optimizer included.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> with torch.no_grad():
+        ...     _ = net[0].weight[:3].zero_(), net[0].bias[:3].zero_()
+        >>> small = dg.compact(net, (torch.randn(5, 4),))
+        >>> small[0], small[2]
+        (Linear(in_features=4, out_features=5, bias=True), Linear(in_features=5, out_features=2, bias=True))
+    """
+    if target not in ("module", "graph"):
+        raise ValueError(f"target: expected 'module' or 'graph', received {target!r}.")
+    check_model(model)
+    args, named = split_inputs(example_inputs, kwargs)
+    named = call_kwargs(model, named)
+    if optimizer is not None:
+        check_sliceable(optimizer)
+    if target == "graph":
+        plan, small = graph_copy(model, args, named, fold_constants)
+        record_ = Record(plan, "graph", inputs={"": describe_inputs(args, named)})
+    else:
+        engine = analyse(model, args, named)
+        plan = make_plan(model, engine, solve(engine, fold_constants))
+        small, record_ = build(model, plan, args, named)
+    if verify:
+        check_same(model, small, args, named)
+    for module, twin in zip(model.modules(), small.modules(), strict=False) if target == "module" else ():
+        twin.training = module.training
+    small.train(model.training) if target == "graph" else None
+    small.compaction = plan  # type: ignore[assignment]
+    small._compaction_records = (*getattr(model, "_compaction_records", ()), record_)  # type: ignore[assignment]
+    if optimizer is not None:
+        slice_optimizer(optimizer, model, small, plan)
+    return small
+
+
+def build(model: nn.Module, plan: CompactionPlan, args: Args, kwargs: Mapping[str, Any]) -> tuple[nn.Module, Record]:
+    """Carry out a plan on a copy of the model, module by module."""
+    small = sliced_copy(model, plan.slices)
+    fold_(small, plan.folded)
+    changes = module_changes(model, plan)
+    recorder = Recorder(model, small, [p for p, c in changes.items() if c.sizes], args, kwargs)
+    attributes, failed = follow_weights(small, changes, recorder.same)
+    inputs = {}
+    for path in failed:
+        if path not in recorder.inputs:
+            raise CompactionError(
+                f"the forward of {path or type(model).__name__!r} uses sizes that no attribute holds. "
+                "Use target='graph', or dg.register_module_rule for its type."
+            )
+        rewritten_module(model, small, path, plan.slices, *recorder.inputs[path])
+        inputs[path] = describe_inputs(*recorder.inputs[path])
+    return small, Record(plan, "module", attributes, inputs)
+
+
+class Recorder:
+    """Inputs and outputs of some modules of the full model, to compare those of the compact one with."""
+
+    def __init__(
+        self, model: nn.Module, small: nn.Module, paths: list[str], args: Args, kwargs: Mapping[str, Any]
+    ) -> None:
+        self.small, self.paths = small, paths
+        self.args, self.kwargs = args, kwargs
+        self.inputs, self.outputs = record(model, paths, args, kwargs)
+        self.mine: dict[str, tuple[Any, Any]] = {}
+
+    def same(self, path: str) -> bool | None:
+        """Whether a module of the compact model does what it did; ``None``: it runs, but on other shapes."""
+        if path not in self.inputs:
+            return None
+        if path not in self.mine:  # every module before this one is right by now, so its inputs are
+            self.mine |= record(self.small, self.paths, self.args, self.kwargs)[0]
+        given = self.mine.get(path, self.inputs[path])
+        alike = _shapes(given) == _shapes(self.inputs[path])
+        module = self.small.get_submodule(path)
+        try:
+            result = run(module, *(self.inputs[path] if alike else given))
+        except Exception:  # the forward does not fit its weights: whatever it raises, these sizes are not the ones
+            return False
+        expected = self.outputs[path]
+        if not alike or [t.shape for _, t in result] != [t.shape for _, t in expected]:
+            return None
+        kinds = [t.dtype for _, t in expected if t.is_floating_point()]
+        return difference(expected, result) <= tolerance(kinds[0] if kinds else torch.float32) * scale_of(expected)
+
+
+def record(
+    model: nn.Module, paths: list[str], args: Args, kwargs: Mapping[str, Any]
+) -> tuple[dict[str, tuple[Any, Any]], dict[str, list[tuple[str, Tensor]]]]:
+    """What some modules get and give in one run; a run that fails has recorded what came before."""
+    inputs: dict[str, tuple[Any, Any]] = {}
+    outputs: dict[str, list[tuple[str, Tensor]]] = {}
+    handles = []
+    for path in paths:
+
+        def before(_m: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+            inputs.setdefault(path, (tuple(args), dict(kwargs)))
+
+        def after(_m: nn.Module, _i: Any, output: Any, path: str = path) -> None:
+            outputs.setdefault(path, [(n, t.clone()) for n, t in tensors_of(output)])
+
+        module = model.get_submodule(path)
+        handles += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception:
+        if len(inputs) == 0:
+            raise
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs, outputs
+
+
+def _shapes(call: Any) -> list[Any]:
+    return [x.shape for x in pytree.tree_leaves(call) if isinstance(x, Tensor)]
+
+
+def check_same(model: nn.Module, small: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> float:
+    """Raise :class:`CompactionError` unless both models give the same outputs; the largest difference seen."""
+    a, b = model, small
+    double = main_dtype(model) == torch.float32 and weight_bytes(model) < LARGE
+    if double:
+        try:
+            a, b = copy.deepcopy(model).double(), copy.deepcopy(small).double()
+            args, kwargs = to_double((args, dict(kwargs)))
+            run(a, args, kwargs)
+        except Exception:  # a forward that insists on a dtype: compare in its own
+            a, b, double = model, small, False
+    limit = tolerance(torch.float64 if double else main_dtype(model))
+    worst = 0.0
+    for inputs in inputs_to_check(args, kwargs):
+        expected = run(a, *inputs)
+        try:
+            result = run(b, *inputs)
+        except Exception as error:
+            raise CompactionError(
+                f"the compact model does not run ({type(error).__name__}: {str(error).splitlines()[0]}). "
+                f"{_culprit(a, b, inputs)} Use target='graph', which needs no attributes, or "
+                "dg.register_module_rule for the type of that module."
+            ) from error
+        gap = difference(expected, result)
+        if gap > limit * scale_of(expected):
+            raise CompactionError(
+                f"the compact model is not the same function: the outputs differ by {gap:.3g} "
+                f"(tolerance {limit * scale_of(expected):.1g}). {_culprit(a, b, inputs)} This is a bug in a rule of "
+                "the structure engine or of a module; target='graph' may work."
+            )
+        worst = max(worst, gap)
+    return worst
+
+
+def _culprit(a: nn.Module, b: nn.Module, inputs: Any) -> str:
+    """Name the first module whose output differs though its shape is the same, or that raises."""
+    outputs: list[dict[str, list[tuple[str, Tensor]]]] = [{}, {}]
+    order: list[str] = []
+    for side, model in enumerate((a, b)):
+        handles = []
+        for path, module in model.named_modules():
+            if path:
+
+                def hook(_m: nn.Module, _i: Any, out: Any, path: str = path, side: int = side) -> None:
+                    outputs[side].setdefault(path, tensors_of(out))
+                    if side == 0 and path not in order:
+                        order.append(path)
+
+                handles.append(module.register_forward_hook(hook))
+        try:
+            run(model, *inputs)
+        except Exception:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+    for path in order:
+        if path not in outputs[1]:
+            return f"It fails in or before {path!r}."
+        x, y = outputs[0][path], outputs[1][path]
+        if [t.shape for _, t in x] == [t.shape for _, t in y] and difference(x, y) > 1e-6 * scale_of(x):
+            return f"The first module that differs is {path!r}."
+    return "No single module differs."

@@ -1,0 +1,143 @@
+"""Graph targets: the exported graph itself with sliced weights and the sizes that go with them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from dgating.compaction._inputs import Args
+from dgating.compaction._plan import CompactionPlan, analyse, make_plan
+from dgating.structure._capture import CompactionError
+from dgating.structure._engine import Engine
+from dgating.structure._rewrite import changes
+from dgating.structure._sizes import Slice, apply
+from dgating.structure._solve import Solution, solve
+
+
+def graph_copy(
+    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool
+) -> tuple[CompactionPlan, GraphModule]:
+    """The whole model as a compact graph."""
+    engine = analyse_dynamic(model, args, kwargs)
+    solution = solve(engine, fold_constants, create_bias=False)
+    plan = make_plan(model, engine, solution)
+    return plan, graph_from_plan(model, engine, solution, plan)
+
+
+def graph_from_plan(model: nn.Module, engine: Engine, solution: Solution, plan: CompactionPlan) -> GraphModule:
+    """Slice the weights of an analysed model and rewrite its graph."""
+    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    tensors: dict[int, Tensor] = {}
+    for name, old in named.items():
+        first = next((n for n in plan.slices if named.get(n) is old), name)
+        if id(old) not in tensors:
+            new = apply(old.detach(), plan.slices.get(first, [])).clone(memory_format=torch.contiguous_format)
+            if first in plan.folded:
+                new += plan.folded[first].to(new)
+            tensors[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    edit(engine, solution)
+    return module_of_graph(engine.captured.program, {name: tensors[id(old)] for name, old in named.items()})
+
+
+def analyse_dynamic(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> Engine:
+    """Analyse with free sizes of the inputs where the model allows it, else with those of the example."""
+
+    def axes(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return None
+        last = x.ndim if x.ndim <= 3 else 1  # batch and sequence; the sides of an image stay what they are
+        return {i: Dim.AUTO for i, n in enumerate(x.shape[:last]) if n > 1}
+
+    shapes: Any = tuple(pytree.tree_map(axes, a) for a in args)
+    if kwargs:
+        names = list(inspect.signature(model.forward).parameters)
+        shapes = dict(zip(names, shapes, strict=False)) | {k: pytree.tree_map(axes, v) for k, v in kwargs.items()}
+    try:
+        return analyse(model, args, kwargs, shapes)
+    except CompactionError:
+        return analyse(model, args, kwargs)
+
+
+def edit(engine: Engine, solution: Solution) -> None:
+    """Write the new sizes into the exported graph."""
+    for c in changes(engine, solution):
+        node = c.node
+        if c.op is not None:
+            axis = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
+            node.target = getattr(torch.ops.aten, c.op).default
+            node.args, node.kwargs = (node.args[0], c.new, axis), {}
+            continue
+        schema = node.target._schema  # type: ignore[union-attr]
+        position = next(i for i, a in enumerate(schema.arguments) if a.name == c.argument)
+        if position < len(node.args):
+            node.args = (*node.args[:position], c.new, *node.args[position + 1 :])
+        else:
+            node.kwargs = {**node.kwargs, c.argument: c.new}
+
+
+def module_of_graph(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> GraphModule:
+    """An ordinary module that runs the graph with these tensors."""
+    for name in list(program.state_dict):
+        if name in tensors:
+            program.state_dict[name] = tensors[name]
+    for name in list(program.constants):
+        if name in tensors:
+            program.constants[name] = tensors[name]
+    unlifted = program.module(check_guards=False)
+    return GraphModule(unlifted, unlifted.graph)  # without the export's refusal of train() and eval()
+
+
+def rewritten_module(
+    model: nn.Module,
+    small: nn.Module,
+    path: str,
+    slices: Mapping[str, list[Slice]],
+    args: Args,
+    kwargs: Mapping[str, Any],
+) -> None:
+    """Replace one module of the compact model by its own rewritten graph."""
+    if not path:
+        raise CompactionError(
+            f"the forward of {type(model).__name__} uses sizes that no attribute holds. Use target='graph'."
+        )
+    full = model.get_submodule(path)
+    engine = analyse_dynamic(full, args, kwargs)
+    solution = imposed(engine, {n[len(path) + 1 :]: s for n, s in slices.items() if n.startswith(f"{path}.")})
+    if solution is None:
+        raise CompactionError(
+            f"the forward of {path!r} ({type(full).__name__}) uses sizes that no attribute holds, and what leaves "
+            "crosses its border. Use target='graph', or dg.register_module_rule for its type."
+        )
+    edit(engine, solution)
+    mine = small.get_submodule(path)
+    tensors = dict(mine.named_parameters(remove_duplicate=False)) | dict(mine.named_buffers(remove_duplicate=False))
+    graph = module_of_graph(engine.captured.program, tensors)
+    owner, _, name = path.rpartition(".")
+    setattr(small.get_submodule(owner), name, graph)
+
+
+def imposed(engine: Engine, slices: Mapping[str, list[Slice]]) -> Solution | None:
+    """The solution in which these slices leave; ``None`` where the graph says that they cannot."""
+    dead = np.zeros(len(engine.labels), dtype=bool)
+    for info in engine.by_tensor.values():
+        mine = slices.get(info.weight.name, []) if info.weight else []
+        if not mine:
+            continue
+        for f in info.factors:
+            used = {s.axis for s in mine} | {s.row for s in mine if s.row is not None} | set(f.axes)
+            shape = [n if a in used else 1 for a, n in enumerate(info.shape)]
+            ids = torch.from_numpy(np.broadcast_to(f.ids[0], shape).copy())
+            left = np.unique(apply(ids, mine).numpy())
+            gone = np.setdiff1d(np.unique(f.ids), left)
+            if engine.labels.fixed(gone).any():
+                return None
+            dead[engine.labels.find(gone)] = True
+    return Solution(engine, dead[engine.labels.find(np.arange(len(dead)))], {})

@@ -1,0 +1,54 @@
+"""The optimizer's state of a model's weights, sliced like the weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgating.compaction._plan import CompactionPlan
+from dgating.structure._sizes import Slice, apply
+
+
+def check_sliceable(optimizer: torch.optim.Optimizer) -> None:
+    """Raise unless the state of the optimizer can be cut entry by entry."""
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, received {type(optimizer).__name__}.")
+    if isinstance(optimizer, torch.optim.LBFGS):
+        raise ValueError(
+            "optimizer: LBFGS keeps one flattened history of all parameters that cannot be sliced. "
+            "Call without the optimizer and build a new one afterwards."
+        )
+
+
+def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: nn.Module, plan: CompactionPlan) -> None:
+    """Exchange the parameters of the full model for those of the compact one, in place, state included.
+
+    State shaped like a parameter (momentum, moments) is sliced like it; anything else (step counts) is kept. A bias
+    that compaction created joins the group of its weight, without state.
+    """
+    old = dict(model.named_parameters())
+    new = dict(small.named_parameters(remove_duplicate=False))
+    pairs = {id(p): (new[name], plan.slices.get(name, [])) for name, p in old.items() if name in new}
+    created = {
+        id(old[w]): new[n] for n in plan.folded if n not in old and (w := n.removesuffix("bias") + "weight") in old
+    }
+    state: dict[nn.Parameter, dict[str, Any]] = {}
+    for group in optimizer.param_groups:
+        params = []
+        for p in group["params"]:
+            twin, slices = pairs.get(id(p), (p, []))
+            params.append(twin)
+            if p in optimizer.state:
+                state[twin] = {k: _cut(v, p, slices) for k, v in optimizer.state[p].items()}
+            if id(p) in created:
+                params.append(created[id(p)])
+        group["params"] = params
+    optimizer.state.clear()
+    for p, values in state.items():
+        optimizer.state[p] = values
+
+
+def _cut(value: Any, p: Tensor, slices: list[Slice]) -> Any:
+    return apply(value, slices) if isinstance(value, Tensor) and value.shape == p.shape else value

@@ -1,0 +1,88 @@
+"""What has to be remembered of a compaction to repeat it on a freshly built full-size model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgating.compaction._inputs import Args
+from dgating.compaction._modules import Attributes
+from dgating.compaction._plan import CompactionPlan
+from dgating.structure._capture import CompactionError
+from dgating.structure._sizes import Slice
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One compaction: the plan, the attributes that were set without a rule, and what rewritten graphs were traced on.
+
+    ``inputs`` describes the inputs of each module that was replaced by its graph; the whole model is ``""``.
+    """
+
+    plan: CompactionPlan
+    target: str
+    attributes: Attributes = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "target": self.target,
+            "slices": {name: [s.to_json() for s in ss] for name, ss in self.plan.slices.items()},
+            "biases": {name: delta.numel() for name, delta in self.plan.folded.items()},
+            "sizes": self.plan.sizes,
+            "attributes": self.attributes,
+            "inputs": self.inputs,
+        }
+
+
+def slices_from_json(data: dict[str, Any]) -> dict[str, list[Slice]]:
+    return {name: [Slice.from_json(s) for s in ss] for name, ss in data.items()}
+
+
+def describe_inputs(args: Args, kwargs: Any) -> Any:
+    """Inputs as JSON: the shapes of tensors instead of their numbers. ``None`` when there is something else in them."""
+    try:
+        return _describe((tuple(args), dict(kwargs)))
+    except TypeError:
+        return None
+
+
+def _describe(x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return {"tensor": list(x.shape), "dtype": str(x.dtype).removeprefix("torch.")}
+    if x is None or isinstance(x, bool | int | float | str):
+        return {"value": x}
+    if type(x) in (list, tuple):
+        return {"items": [_describe(i) for i in x], "tuple": isinstance(x, tuple)}
+    if type(x) is dict and all(isinstance(k, str) for k in x):
+        return {"dict": {k: _describe(v) for k, v in x.items()}}
+    raise TypeError(type(x).__name__)
+
+
+def example_inputs(spec: Any) -> tuple[Args, dict[str, Any]]:
+    """Inputs of the described shapes, to trace a graph on."""
+    if spec is None:
+        raise CompactionError(
+            "the graph was traced on inputs that are no tensors, numbers or plain containers; such a model cannot be "
+            "re-built from a file. Export it instead: dg.export(model, example_inputs, 'model.pt2')."
+        )
+    args, kwargs = _example(spec)
+    return args, kwargs
+
+
+def _example(spec: Any) -> Any:
+    if "tensor" in spec:
+        dtype = getattr(torch, spec["dtype"])
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"dtype {spec['dtype']!r}")
+        made = torch.zeros(spec["tensor"], dtype=dtype)
+        return made + 0.5 if dtype.is_floating_point else made
+    if "items" in spec:
+        made = [_example(i) for i in spec["items"]]
+        return tuple(made) if spec["tuple"] else made
+    if "dict" in spec:
+        return {k: _example(v) for k, v in spec["dict"].items()}
+    return spec["value"]

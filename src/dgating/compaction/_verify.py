@@ -1,0 +1,65 @@
+"""Compare two models: on the examples, on fresh random inputs, and module by module to find the culprit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dgating.compaction._inputs import Args, evaluating, random_like, tensors_of
+
+LARGE = 2**28  # bytes of weights beyond which a copy in float64 would cost too much memory
+
+
+def run(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
+    with evaluating(model), torch.no_grad():
+        return tensors_of(model(*args, **kwargs))
+
+
+def difference(a: list[tuple[str, Tensor]], b: list[tuple[str, Tensor]]) -> float:
+    """Largest absolute difference; infinite where shapes or numbers of outputs differ, or one is not finite alone."""
+    if len(a) != len(b):
+        return float("inf")
+    worst = 0.0
+    for (_, x), (_, y) in zip(a, b, strict=True):
+        if x.shape != y.shape:
+            return float("inf")
+        if x.numel() == 0 or not (x.is_floating_point() or x.is_complex()):
+            worst = max(worst, 0.0 if torch.equal(x, y) else float("inf"))
+            continue
+        gap = (x.double() - y.double()).abs()
+        gap = gap[~(x == y) & ~(x.isnan() & y.isnan())]  # equal infinities and nans are equal
+        if gap.numel():
+            worst = max(worst, float("inf") if bool(gap.isnan().any()) else float(gap.max()))
+    return worst
+
+
+def scale_of(outputs: list[tuple[str, Tensor]]) -> float:
+    sizes = [float(x[x.isfinite()].abs().max()) for _, x in outputs if x.is_floating_point() and x.isfinite().any()]
+    return max([1.0, *sizes])
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """What rounding alone may do, relative to the largest output."""
+    return {torch.float64: 1e-10, torch.float32: 1e-4}.get(dtype, 5e-2)
+
+
+def inputs_to_check(args: Args, kwargs: Mapping[str, Any], fresh: int = 2) -> list[tuple[Args, dict[str, Any]]]:
+    generator = torch.Generator().manual_seed(0)
+    return [(args, dict(kwargs)), *(random_like(args, kwargs, generator) for _ in range(fresh))]
+
+
+def weight_bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
+def main_dtype(model: nn.Module) -> torch.dtype:
+    kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    return max(set(kinds), key=kinds.count) if kinds else torch.float32
+
+
+def to_double(x: Any) -> Any:
+    return pytree.tree_map(lambda t: t.double() if isinstance(t, Tensor) and t.is_floating_point() else t, x)

@@ -1,0 +1,148 @@
+"""Export a model to a graph of ATen operations whose weights are known by name."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from dgating._plan import check_model
+from dgating._units import find_units
+
+
+class CompactionError(RuntimeError):
+    """A model cannot be analysed or compacted, or the compact model is not the same function.
+
+    Args:
+        args: the message: what, where, and what to do.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> net = torch.nn.Linear(4, 2)
+        >>> try:
+        ...     dg.compact(dg.gate_(net, dg.features(net)), (torch.randn(3, 4),))
+        ... except dg.CompactionError as error:
+        ...     print(error)
+        expected an ordinary model, received a gated one. Call dg.collapse_(model) first.
+    """
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter, buffer or constant that a graph reads."""
+
+    kind: str  # "parameter", "buffer" or "constant"
+    name: str  # its first path in the model
+    tensor: Tensor
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An exported model."""
+
+    program: ExportedProgram
+    weights: dict[Node, Weight]
+    outputs: tuple[Node, ...]
+
+
+def capture(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    keep: Callable[[Any], bool],
+    dynamic_shapes: Any = None,
+) -> Captured:
+    """Export ``model`` in eval mode; operations without a rule (``keep`` says no) are decomposed where torch can.
+
+    The training flags are put back; nothing else of the model is touched.
+
+    Raises:
+        CompactionError: ``torch.export`` cannot read the model with these inputs.
+    """
+    check_model(model)
+    if find_units(model):
+        raise CompactionError("expected an ordinary model, received a gated one. Call dg.collapse_(model) first.")
+    with _quiet_eval(model):
+        try:
+            program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=dynamic_shapes)
+            program = program.run_decompositions(_decompositions(keep))
+        except Exception as error:  # torch.export raises many kinds; all mean that the model cannot be read
+            first = str(error).strip().splitlines()
+            raise CompactionError(
+                f"torch.export cannot read {type(model).__name__} with these inputs "
+                f"({type(error).__name__}: {first[0] if first else ''}). Call torch.export.export(model.eval(), args, "
+                "kwargs, strict=False) to see the whole message."
+            ) from error
+    weights: dict[Node, Weight] = {}
+    named = _first_names(model)
+    placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
+    for spec in program.graph_signature.input_specs:
+        node, target = placeholders[spec.arg.name], spec.target
+        if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            assert target is not None
+            tensor = _attribute(model, target)
+            kind = "parameter" if spec.kind is InputKind.PARAMETER else "buffer"
+            weights[node] = Weight(kind, named.get(id(tensor), target), tensor)
+        elif spec.kind is InputKind.CONSTANT_TENSOR:
+            assert target is not None
+            weights[node] = Weight("constant", target, program.constants[target])  # type: ignore[arg-type]
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    flat = [n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, Node)]
+    return Captured(program, weights, tuple(flat))
+
+
+def _decompositions(keep: Callable[[Any], bool]) -> dict[Any, Any]:
+    table = torch.export.default_decompositions()
+    return {op: how for op, how in table.items() if not keep(op)}
+
+
+def _attribute(model: nn.Module, path: str) -> Tensor:
+    owner, _, name = path.rpartition(".")
+    return getattr(model.get_submodule(owner), name)
+
+
+def _first_names(model: nn.Module) -> dict[int, str]:
+    """The path under which each tensor was registered first: one name for tied weights."""
+    names: dict[int, str] = {}
+    for path, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names.setdefault(id(tensor), path)
+    return names
+
+
+@contextlib.contextmanager
+def _quiet_eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode without the fused transformer kernel, which hides its projections from the graph."""
+    import warnings
+
+    training = [m for m in model.modules() if m.training]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    model.eval()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for m in training:
+            m.training = True
+
+
+def module_of(node: Node) -> tuple[str, str]:
+    """Path and type of the innermost module that a node comes from."""
+    stack = node.meta.get("nn_module_stack") or {}
+    if not stack:
+        return "", ""
+    path, kind = list(stack.values())[-1]
+    return str(path), kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,376 @@
+"""The engine: walk a graph once and learn which labels its tensors carry, which values are known and who uses what.
+
+The rules (``structure/rules``) do the work, one an operation; this file holds what they share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from dgating.structure._capture import Captured, Weight, module_of
+from dgating.structure._factors import Factor, Shape, combine, seal, simplify, single
+from dgating.structure._labels import Ids, Labels
+
+
+@dataclass(eq=False)
+class Info:
+    """What is known of one tensor.
+
+    ``value`` broadcasts to the tensor: a number where every entry is known to be that constant, NaN where it varies;
+    ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is the tensor itself.
+    """
+
+    shape: Shape
+    factors: list[Factor] = field(default_factory=list)
+    value: Tensor | None = None
+    static: bool = False
+    weight: Weight | None = None
+    node: Node | None = None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def value_along(self, axis: int) -> Tensor:
+        """``(size,)`` known values along one axis: NaN where they change along any other axis."""
+        n = self.shape[axis]
+        if self.value is None:
+            return torch.full((n,), float("nan"), dtype=torch.float64)
+        value = self.value.double()
+        value = value.reshape((1,) * (self.ndim - value.ndim) + tuple(value.shape))
+        position = axis % self.ndim + value.ndim - self.ndim  # values of routed rows have the virtual axis in front
+        flat = value.movedim(position, -1).reshape(-1, value.shape[position])
+        same = (flat == flat[:1]).all(0)
+        return torch.where(same, flat[0], float("nan")).expand(n)
+
+    def on(self, axis: int) -> list[Factor]:
+        """The factors that change along an axis."""
+        return [f for f in self.factors if f.depends(axis % self.ndim)]
+
+
+@dataclass(eq=False)
+class MatrixUse:
+    """A product with weights: input label ``[g, k]`` reaches output label ``[g, n]`` where ``nonzero[g, n, k]``.
+
+    ``constant[g, k]`` is the known value of the input (NaN where it varies). ``fold`` says how a constant can move
+    into a bias; ``None`` where it cannot.
+    """
+
+    node: Node
+    inputs: Ids
+    outputs: Ids
+    nonzero: Tensor
+    constant: Tensor
+    weight: Tensor
+    fold: Fold | None
+    why: str
+
+
+@dataclass(eq=False)
+class Fold:
+    """Where a constant input of a matrix product goes: the bias of this call."""
+
+    weight: Weight
+    bias: Weight | None
+    module: str
+
+
+@dataclass(eq=False)
+class DirectUse:
+    """``sources`` stay when the label of ``targets`` beside them stays, unless ``zero``; ``None``: in any case."""
+
+    sources: Ids
+    targets: Ids | None
+    zero: np.ndarray | None
+    why: str
+
+
+@dataclass(eq=False)
+class Expansion:
+    """A tensor with labels ``parents`` was repeated: every copy has labels ``children`` of its own along ``axes``."""
+
+    parents: Ids
+    children: Ids
+    axes: tuple[int, ...]
+
+
+@dataclass(eq=False)
+class Blocks:
+    """A grouped product: row ``g`` of ``inputs`` feeds row ``g`` of ``outputs``; every row must keep as many."""
+
+    inputs: Ids
+    outputs: Ids
+
+
+class Call:
+    """One node with its arguments by the names of the operation's schema; tensors are :class:`Info`."""
+
+    def __init__(self, engine: Engine, node: Node) -> None:
+        self.engine, self.node = engine, node
+        schema = node.target._schema  # type: ignore[union-attr]
+        self.name: str = schema.name
+        self.args: dict[str, Any] = {}
+        for i, a in enumerate(schema.arguments):
+            raw = node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value)
+            self.args[a.name] = engine.resolve(raw)
+        self.first = next(iter(self.args)) if self.args else ""
+
+    def __getitem__(self, name: str) -> Any:
+        return self.args[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.args.get(name, default)
+
+    @property
+    def where(self) -> str:
+        """What to call this node in a report."""
+        path, _ = module_of(self.node)
+        return f"{self.name.split('::')[-1]}{f' in {path}' if path else ''}"
+
+    @property
+    def out(self) -> Shape:
+        return shape_of(self.node.meta["val"])
+
+    @property
+    def outs(self) -> list[Shape]:
+        return [shape_of(v) for v in self.node.meta["val"]]
+
+    @property
+    def tensors(self) -> list[Info]:
+        """Every tensor argument, those in lists too."""
+        found: list[Info] = []
+        for a in self.args.values():
+            found += [a] if isinstance(a, Info) else [x for x in a if isinstance(x, Info)] if _listlike(a) else []
+        return found
+
+
+Rule = Callable[["Engine", Call], "Info | list[Info] | None"]
+
+
+class Engine:
+    """State of one analysis."""
+
+    def __init__(self, captured: Captured, rules: dict[str, Rule], fallback: Callable[[Any], Rule | None]) -> None:
+        self.captured = captured
+        self.rules, self.fallback = rules, fallback
+        self.labels = Labels()
+        self.info: dict[Node, Any] = {}
+        self.by_tensor: dict[int, Info] = {}  # tied weights have one set of labels
+        self.uses: list[MatrixUse | DirectUse] = []
+        self.expansions: list[Expansion] = []
+        self.blocks: list[Blocks] = []
+        self.heads: list[Heads] = []
+        self.matrices: dict[int, list[MatrixUse]] = {}
+        self.unknown: dict[str, list[str]] = {}
+        self.roles: dict[tuple[str, int], str] = {}
+        self.residual: list[tuple[Node, Node, Node]] = []
+
+    # --- the walk ---
+
+    def run(self) -> Engine:
+        for node in self.captured.program.graph.nodes:
+            if node.op == "placeholder":
+                self.info[node] = self._placeholder(node)
+            elif node.op == "call_function":
+                self.info[node] = self._call(node)
+        for node in self.captured.outputs:
+            for info in as_list(self.info.get(node)):
+                for f in info.factors:
+                    self.labels.fix(f.ids, "it is an output of the model")
+        self._join_expansions()
+        return self
+
+    def _placeholder(self, node: Node) -> Info | None:
+        val = node.meta.get("val")
+        if not isinstance(val, Tensor):
+            return None
+        weight = self.captured.weights.get(node)
+        if weight is None:
+            return Info(shape_of(val), node=node)
+        known = self.by_tensor.get(id(weight.tensor))
+        if known is not None:
+            return known
+        value = weight.tensor.detach() if weight.tensor.is_floating_point() else None
+        info = Info(shape_of(val), [], value, True, weight, node)
+        # a factor of a parametrised weight has no slices of its own that could leave
+        if weight.kind != "constant" and ".parametrizations." not in f".{weight.name}":
+            info.factors = self._weight_factors(node, info.shape)
+        self.by_tensor[id(weight.tensor)] = info
+        return info
+
+    def _weight_factors(self, node: Node, shape: Shape) -> list[Factor]:
+        """One label an index of each axis. Stacked matrices (experts) have labels of their own in every matrix, and
+        the rules of convolutions lay out theirs themselves."""
+        if any(is_convolution(user) and user.args[1] is node for user in node.users):
+            return [single(self.labels.fresh((shape[0],)), 0, len(shape))] if shape[0] > 1 else []
+        ndim = len(shape)
+        stacked = ndim >= 3 and shape[0] > 1
+        factors = []
+        for axis, n in enumerate(shape):
+            if n == 1:
+                continue
+            if axis == 0 or not stacked:
+                factors.append(single(self.labels.fresh((n,)), axis, ndim))
+            else:
+                ids = self.labels.fresh((shape[0], n))
+                factors.append(Factor(ids.reshape(1, shape[0], *(n if i == axis else 1 for i in range(1, ndim)))))
+        return factors
+
+    def _call(self, node: Node) -> Any:
+        if not hasattr(node.target, "_schema"):
+            return self._python(node)
+        call = Call(self, node)
+        tensors = call.tensors
+        rule = self.rules.get(call.name) or self.fallback(node.target)
+        if rule is None:
+            return self._unknown(call)
+        result = rule(self, call)
+        static = bool(tensors) and all(t.static for t in tensors)
+        for info in as_list(result):
+            info.node = node
+            info.static = static and info.value is not None
+            info.factors = [g for f in info.factors if (g := simplify(self.labels, f)) is not None]
+        return result
+
+    def _python(self, node: Node) -> Any:
+        import operator
+
+        if node.target is operator.getitem:
+            source = self.info.get(node.args[0])  # type: ignore[arg-type]
+            return source[node.args[1]] if isinstance(source, list) else None  # type: ignore[index]
+        for a in node.all_input_nodes:
+            self.fix(self.info.get(a), f"no rule for {node.target}")
+        return None
+
+    def _unknown(self, call: Call) -> Any:
+        """No rule: whatever the operation touches stays as it is."""
+        reason = f"no rule for {call.where}"
+        touched = False
+        for info in call.tensors:
+            touched = touched or bool(info.factors)
+            self.fix(info, reason)
+        if touched:
+            self.unknown.setdefault(call.name, []).append(module_of(call.node)[0])
+        val = call.node.meta.get("val")
+        if isinstance(val, Tensor):
+            return Info(shape_of(val), node=call.node)
+        if isinstance(val, list | tuple):
+            return [Info(shape_of(v), node=call.node) if isinstance(v, Tensor) else None for v in val]
+        return None
+
+    def resolve(self, raw: Any) -> Any:
+        """An argument as the rules see it: tensors as :class:`Info`, symbolic sizes as numbers."""
+        if isinstance(raw, Node):
+            found = self.info.get(raw)
+            if found is not None:
+                return found
+            val = raw.meta.get("val")
+            return hint(val) if val is not None and not isinstance(val, Tensor) else val
+        if isinstance(raw, list | tuple):
+            return [self.resolve(r) for r in raw]
+        return hint(raw)
+
+    # --- what rules use ---
+
+    def elementwise(self, call: Call, operands: Sequence[Info], out: Shape | None = None) -> list[Factor]:
+        shape = call.out if out is None else out
+        return combine(self.labels, [(i.shape, i.factors) for i in operands], shape, f"it meets {call.where}")
+
+    def seal(self, factors: Iterable[Factor], axes: Iterable[int], reason: str) -> list[Factor]:
+        axes = list(axes)
+        sealed = (seal(self.labels, f, axes, reason) for f in factors)
+        return [f for f in sealed if f is not None]
+
+    def fix(self, info: Any, reason: str) -> None:
+        for one in as_list(info):
+            for f in one.factors:
+                self.labels.fix(f.ids, reason)
+            one.factors = []
+
+    def along(self, info: Info, axis: int, reason: str) -> Ids:
+        """One label an index of an axis (0 where fixed): joint factors are merged along their other axes."""
+        axis %= info.ndim
+        result = np.zeros(info.shape[axis], dtype=np.int64)
+        found = info.on(axis)
+        if len(found) > 1:
+            for f in found:
+                self.labels.fix(f.ids, reason)
+            return result
+        for f in found:
+            flat = np.moveaxis(f.ids, axis + 1, -1).reshape(-1, f.ids.shape[axis + 1])
+            if len(flat) > 1:
+                self.labels.union(flat[:1], flat)
+            result = self.labels.find(flat[0])
+        return result
+
+    def role(self, info: Info, axis: int, role: str) -> None:
+        """Remember which axis of a weight consumes and which produces: discovery needs it."""
+        if info.weight is not None:
+            self.roles[info.weight.name, axis % info.ndim] = role
+
+    def note_matrix(self, use: MatrixUse) -> None:
+        self.uses.append(use)
+        if use.fold is not None:
+            self.matrices.setdefault(id(use.fold.weight.tensor), []).append(use)
+
+    def _join_expansions(self) -> None:
+        """Where copies are not told apart after all, parent and child are one class."""
+        while True:
+            before = self.labels.find(np.arange(len(self.labels)))
+            for e in self.expansions:
+                children = self.labels.find(e.children)
+                for axis in range(children.ndim):
+                    if children.shape[axis] > 1 and axis not in e.axes:
+                        first = children.take([0], axis)
+                        if np.array_equal(np.broadcast_to(first, children.shape), children):
+                            self.labels.union(e.parents.take([0], axis), e.parents)
+                first = children
+                for axis in e.axes:
+                    first = first.take([0], axis)
+                if np.array_equal(np.broadcast_to(first, children.shape), children):
+                    self.labels.union(np.broadcast_to(e.parents, first.shape), first)
+            if np.array_equal(before, self.labels.find(np.arange(len(self.labels)))):
+                return
+
+
+@dataclass(eq=False)
+class Heads:
+    """An attention: class of each query head, and where it is."""
+
+    node: Node
+    query: Ids
+    value: Ids
+
+
+def is_convolution(node: Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.name.startswith(("aten::conv", "aten::_conv"))
+
+
+def hint(value: Any) -> Any:
+    """A symbolic size as the number it has on the example."""
+    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
+        known = value.node.hint
+        return known if known is not None else value
+    return value
+
+
+def shape_of(value: Any) -> Shape:
+    return tuple(int(hint(n)) for n in value.shape)
+
+
+def as_list(info: Any) -> list[Info]:
+    if isinstance(info, Info):
+        return [info]
+    return [i for i in info if isinstance(i, Info)] if _listlike(info) else []
+
+
+def _listlike(value: Any) -> bool:
+    return isinstance(value, list | tuple)

@@ -1,0 +1,17 @@
+"""Op rules, one file a family. Importing this package registers them all."""
+
+from dgating.structure.rules import (  # noqa: F401  (imported for their registrations)
+    attention,
+    convolution,
+    creation,
+    elementwise,
+    indexing,
+    movement,
+    normalisation,
+    pooling,
+    product,
+    reduction,
+)
+from dgating.structure.rules._registry import RULES, fallback, keeps, rule
+
+__all__ = ["RULES", "fallback", "keeps", "rule"]

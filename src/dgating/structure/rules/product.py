@@ -1,0 +1,253 @@
+"""Products with weights and between activations: the labels of the contracted axis are merged and consumed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dgating.structure._capture import module_of
+from dgating.structure._engine import Call, DirectUse, Engine, Fold, Heads, Info, MatrixUse
+from dgating.structure._factors import Factor, Shape, combine, seal, single
+from dgating.structure._labels import Ids
+from dgating.structure.rules import _values
+from dgating.structure.rules._registry import rule
+
+
+@rule("linear")
+def linear(e: Engine, call: Call) -> Info:
+    """``x W^T + b``."""
+    x, w = call["input"], call["weight"]
+    if not w.static or w.ndim != 2:
+        return activations(e, call, x, _transposed(w))
+    return project(e, call, x, -1, w, 1, 0, call["bias"])
+
+
+@rule("addmm")
+def addmm(e: Engine, call: Call) -> Info:
+    """``b + x W``."""
+    x, w, b = call["mat1"], call["mat2"], call["self"]
+    if not w.static or call["alpha"] != 1 or call["beta"] != 1 or not b.static or b.ndim != 1:
+        product = activations(e, call, x, w)
+        return Info(call.out, e.elementwise(call, [product, b]))
+    return project(e, call, x, -1, w, 0, 1, b)
+
+
+@rule("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul", "inner")
+def matmul(e: Engine, call: Call) -> Info:
+    """A matrix product; with weights on one side it is a layer, else attention or the like."""
+    names = list(call.args)
+    x, y = call[names[0]], call[names[1]]
+    if y.static and y.ndim == 2 and x.ndim >= 1:
+        return project(e, call, x, -1, y, 0, 1, None)
+    if x.static and x.ndim == 2 and y.ndim >= 2:
+        return project(e, call, y, -2, x, 1, 0, None)
+    if y.static and y.ndim == 3 and x.ndim == 3 and x.shape[0] == y.shape[0]:
+        return stacked(e, call, x, y)
+    return activations(e, call, x, y)
+
+
+@rule("baddbmm")
+def baddbmm(e: Engine, call: Call) -> Info:
+    """``input + x y``, batched."""
+    x, y = call["batch1"], call["batch2"]
+    product = stacked(e, call, x, y) if y.static and y.ndim == 3 else activations(e, call, x, y)
+    return Info(call.out, e.elementwise(call, [product, call["self"]]))
+
+
+@rule("_grouped_mm", "transformers::grouped_mm_fallback")
+def grouped_mm(e: Engine, call: Call) -> Info:
+    """Rows routed to experts: row ``t`` meets the matrix of its expert, so labels differ from expert to expert."""
+    names = list(call.args)
+    x, w, route = call[names[0]], call[names[1]], call[names[2]] if len(names) > 2 else None
+    if x.ndim != 2 or w.ndim != 3 or not w.static or not isinstance(route, Info):
+        for info in call.tensors:
+            e.fix(info, f"no rule for this form of {call.where}")
+        return Info(call.out)
+    tag = route.node
+    experts, k, n = w.shape
+    pure = [f for f in w.factors if f.axes == (0,)]
+    for f in pure:
+        e.labels.fix(f.ids, f"{call.where} addresses its axis by index")
+    inputs = np.zeros((experts, k), dtype=np.int64)
+    for f in x.on(1):
+        if f.depends(0) or (f.ids.shape[0] > 1 and f.route is not tag):
+            e.labels.fix(f.ids, f"it meets {call.where}")
+        else:
+            inputs = np.broadcast_to(f.ids.reshape(f.ids.shape[0], k), (experts, k))
+    win, wout = joint(e, w, (0, 1), call.where), joint(e, w, (0, 2), call.where)
+    e.labels.union(inputs, win)
+    e.role(w, 1, "in")
+    routed = x.value is not None and x.value.ndim == 3 and x.value.shape[1] == 1
+    known = x.value[:, 0].double().expand(experts, k) if routed else x.value_along(1).expand(experts, k)  # type: ignore[index]
+    assert w.value is not None
+    weight = w.value.transpose(1, 2)
+    _note(e, call, weight, e.labels.find(win), wout, known, None)
+    value = affine(weight, known, None, experts * n, constant=True)
+    out = Factor(wout.reshape(experts, 1, n), tag)
+    factors = [f for f in x.factors if not f.depends(1)] + [out]
+    return Info(call.out, factors, None if value is None else value.reshape(experts, 1, n))
+
+
+def project(e: Engine, call: Call, x: Info, axis: int, w: Info, w_in: int, w_out: int, bias: Info | None) -> Info:
+    """A layer: axis ``axis`` of ``x`` is contracted with axis ``w_in`` of a weight and replaced by ``w_out``."""
+    axis %= x.ndim
+    inputs = e.along(x, axis, f"it meets {call.where}")
+    of_weight = e.along(w, w_in, f"it meets {call.where}")
+    if not inputs.any():
+        e.labels.fix(of_weight, "it reads an axis that is fixed")
+    e.labels.union(inputs, of_weight)
+    outputs = e.along(w, w_out, f"it meets {call.where}")
+    e.role(w, w_in, "in")
+    e.role(w, w_out, "out")
+    if bias is not None:
+        e.labels.union(e.along(bias, -1, f"it meets {call.where}"), outputs)
+        e.role(bias, 0, "out")
+    n = w.shape[w_out]
+    assert w.value is not None
+    weight = w.value if w_in == 1 else w.value.t()
+    known = x.value_along(axis)
+    shift = None if bias is None else bias.value
+    fold = _fold(call, w, bias) if axis == x.ndim - 1 else None
+    _note(e, call, weight[None], inputs[None], outputs[None], known[None], fold)
+    value = affine(weight[None], known[None], shift, n, constant=True)
+    out = call.out
+    if len(out) == x.ndim:
+        factors = [f for f in x.factors if not f.depends(axis)]
+        factors.append(single(outputs, axis, x.ndim))
+        shape: Shape = tuple(n if a == axis else 1 for a in range(x.ndim))
+        return Info(out, factors, None if value is None else value.reshape(shape))
+    e.labels.fix(outputs, f"it meets {call.where}")
+    return Info(out)
+
+
+def affine(weight: Tensor, known: Tensor, shift: Tensor | None, n: int, constant: bool) -> Tensor | None:
+    """Known outputs of a product: rows whose unknown inputs all have zero weights.
+
+    ``weight`` is ``(g, n/g, k)``, ``known`` ``(g, k)``. Without ``constant``, inputs other than zero count as varying.
+    """
+    varies = known.isnan() if constant else known != 0
+    rows = torch.zeros(weight.shape[:2], dtype=torch.bool)
+    total = torch.zeros(weight.shape[:2], dtype=torch.float64)
+    for g in range(weight.shape[0]) if weight.shape[0] <= 8 else [slice(None)]:
+        w, v = weight[g], varies[g]
+        rows[g] = (w.ne(0) & v.unsqueeze(-2)).any(-1)
+        if constant and bool((known[g].nan_to_num() != 0).any()):
+            total[g] = (w.double() * known[g].nan_to_num().unsqueeze(-2)).sum(-1)
+    if bool(rows.all()):
+        return None
+    result = torch.where(rows, _values.NAN, total).reshape(n)
+    if shift is not None:
+        result = result + shift.double()
+    return _values.worth(result)
+
+
+def _note(e: Engine, call: Call, weight: Tensor, inputs: Ids, outputs: Ids, known: Tensor, fold: Fold | None) -> None:
+    e.note_matrix(MatrixUse(call.node, inputs, outputs, weight, known, weight, fold, call.where))
+
+
+def _fold(call: Call, w: Info, bias: Info | None) -> Fold | None:
+    """A constant can move into the bias if the layer has one, or is a module that can be given one."""
+    if w.weight is None:
+        return None
+    path, kind = module_of(call.node)
+    if bias is not None:
+        return None if bias.weight is None else Fold(w.weight, bias.weight, path)
+    return Fold(w.weight, None, path) if kind == "torch.nn.modules.linear.Linear" else None
+
+
+def joint(e: Engine, x: Info, axes: tuple[int, int], where: str) -> Ids:
+    """Labels over two axes of a weight (0 where fixed); a factor over the second alone is repeated."""
+    a, b = axes
+    result = np.zeros((x.shape[a], x.shape[b]), dtype=np.int64)
+    found = x.on(b)
+    if len(found) > 1:
+        for f in found:
+            e.labels.fix(f.ids, f"it meets {where}")
+        return result
+    for f in found:
+        sealed = seal(e.labels, f, [i for i in f.axes if i not in axes], f"it meets {where}")
+        if sealed is not None and sealed.ids.shape[0] == 1:
+            shape = tuple(sealed.ids.shape[i + 1] for i in axes)
+            ids = sealed.ids.reshape(shape) if a < b else sealed.ids.reshape(shape[::-1]).T
+            result = np.broadcast_to(ids, result.shape)
+    return result
+
+
+def stacked(e: Engine, call: Call, x: Info, w: Info) -> Info:
+    """One matrix an index of the first axis, as in dense mixtures of experts: ``(E, n, k) @ (E, k, m)``."""
+    experts, _, m = w.shape
+    inputs = joint(e, x, (0, 2), call.where)
+    win, wout = joint(e, w, (0, 1), call.where), joint(e, w, (0, 2), call.where)
+    if not inputs.any():
+        e.labels.fix(win, "it reads an axis that is fixed")
+    e.labels.union(inputs, win)
+    e.role(w, 1, "in")
+    e.role(w, 2, "out")
+    pure = [[f for f in i.factors if not f.depends(2) and (i is x or not f.depends(1))] for i in (x, w)]
+    batch = combine(
+        e.labels,
+        [((*x.shape[:2], 1), pure[0]), ((experts, 1, 1), pure[1])],
+        (experts, x.shape[1], 1),
+        f"it meets {call.where}",
+    )
+    known = torch.stack([_row(x, g).value_along(1) for g in range(experts)])
+    assert w.value is not None
+    weight = w.value.transpose(1, 2)
+    _note(e, call, weight, inputs, wout, known, None)
+    value = affine(weight, known, None, experts * m, constant=True)
+    return Info(
+        call.out,
+        [*batch, Factor(wout.reshape(1, experts, 1, m))],
+        None if value is None else value.reshape(experts, 1, m),
+    )
+
+
+def _row(x: Info, g: int) -> Info:
+    known = x.value is not None and x.value.ndim == x.ndim
+    return Info(x.shape[1:], [], x.value[g if x.value.shape[0] > 1 else 0] if known else None)  # type: ignore[index, union-attr]
+
+
+def activations(e: Engine, call: Call, x: Info, y: Info) -> Info:
+    """``(..., n, k) @ (..., k, m)`` of two activations; what labels the batch axes (attention heads) is merged."""
+    if x.ndim < 2 or y.ndim < 2:
+        for info in (x, y):
+            e.fix(info, f"it meets {call.where}")
+        return Info(call.out)
+    out, reason = call.out, f"it meets {call.where}"
+    fx, fy = list(x.factors), list(y.factors)
+    pure_x = [f for f in fx if f.axes == (x.ndim - 1,)]
+    pure_y = [f for f in fy if f.axes == (y.ndim - 2,)]
+    if len(pure_x) == 1 and len(pure_y) == 1:
+        fx = [f for f in fx if f not in pure_x]
+        fy = [f for f in fy if f not in pure_y]
+        ids_x, ids_y = pure_x[0].ids.reshape(-1), pure_y[0].ids.reshape(-1)
+        e.labels.union(ids_x, ids_y)
+        zero = (x.value_along(x.ndim - 1) == 0) | (y.value_along(y.ndim - 2) == 0)
+        e.uses.append(DirectUse(ids_x, None, zero.numpy(), f"{call.where} adds it up"))
+    fx = e.seal(fx, [x.ndim - 1], reason)
+    fy = e.seal(fy, [y.ndim - 2], reason)
+    factors = combine(e.labels, [((*x.shape[:-1], 1), fx), ((*y.shape[:-2], 1, y.shape[-1]), fy)], out, reason)
+    for f in factors:
+        if set(f.axes) <= set(range(len(out) - 2)) and f.axes:
+            e.heads.append(Heads(call.node, f.ids, f.ids))
+    return Info(out, factors, _zero_product(x, y))
+
+
+def _zero_product(x: Info, y: Info) -> Tensor | None:
+    """Zero where a whole row of ``x`` or a whole column of ``y`` is zero."""
+    result = None
+    for value, axis in ((x.value, -1), (y.value, -2)):
+        if value is None or value.ndim < 2:
+            continue
+        zero = (value == 0).all(axis, keepdim=True)
+        if bool(zero.any()):
+            mine = torch.where(zero, torch.zeros((), dtype=torch.float64), _values.NAN)
+            result = mine if result is None else torch.where((mine == 0) | (result == 0), 0.0, _values.NAN)
+    return result
+
+
+def _transposed(w: Info) -> Info:
+    value = None if w.value is None else w.value.transpose(-1, -2)
+    factors = [Factor(np.swapaxes(f.ids, -1, -2), f.route) for f in w.factors]
+    return Info((*w.shape[:-2], w.shape[-1], w.shape[-2]), factors, value, w.static)

@@ -21,7 +21,11 @@ MEMBERS = {
     for attribute, member in vars(c).items()
     if not attribute.startswith("_") and isinstance(member, FunctionType | classmethod | property)
 }
-CALLABLES = {name: x for name, x in PUBLIC.items() if not is_dataclass(x)}  # fields of a dataclass need no Args
+CALLABLES = {  # fields of a dataclass need no Args, nor does an error
+    name: x
+    for name, x in PUBLIC.items()
+    if not is_dataclass(x) and not (inspect.isclass(x) and issubclass(x, Exception))
+}
 
 
 def python_blocks(page):

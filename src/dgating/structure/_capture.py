@@ -21,9 +21,6 @@ from dgating._units import find_units
 class CompactionError(RuntimeError):
     """A model cannot be analysed or compacted, or the compact model is not the same function.
 
-    Args:
-        args: the message: what, where, and what to do.
-
     Example:
         >>> import torch, dgating as dg
         >>> net = torch.nn.Linear(4, 2)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from dgating.compaction._inputs import Args
@@ -23,10 +23,10 @@ from dgating.structure._solve import Solution, solve
 
 
 def graph_copy(
-    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool
+    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, dynamic: bool
 ) -> tuple[CompactionPlan, GraphModule]:
-    """The whole model as a compact graph."""
-    engine = analyse_dynamic(model, args, kwargs)
+    """The whole model as a compact graph, with free sizes of its inputs if ``dynamic``."""
+    engine = analyse_dynamic(model, args, kwargs) if dynamic else analyse(model, args, kwargs)
     solution = solve(engine, fold_constants, create_bias=False)
     plan = make_plan(model, engine, solution)
     return plan, graph_from_plan(model, engine, solution, plan)
@@ -45,6 +45,16 @@ def graph_from_plan(model: nn.Module, engine: Engine, solution: Solution, plan: 
             tensors[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     edit(engine, solution)
     return module_of_graph(engine.captured.program, {name: tensors[id(old)] for name, old in named.items()})
+
+
+class Defaults:
+    """A hook that gives a graph the arguments it was traced with and that are no tensors, unless they are given."""
+
+    def __init__(self, kwargs: Mapping[str, Any]) -> None:
+        self.kwargs = {k: v for k, v in kwargs.items() if v is None or isinstance(v, bool | int | float | str)}
+
+    def __call__(self, module: nn.Module, args: Args, kwargs: dict[str, Any]) -> tuple[Args, dict[str, Any]]:
+        return args, {**self.kwargs, **kwargs}
 
 
 def analyse_dynamic(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> Engine:
@@ -68,8 +78,14 @@ def analyse_dynamic(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> 
 
 def edit(engine: Engine, solution: Solution) -> None:
     """Write the new sizes into the exported graph."""
+    for node in list(engine.captured.program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            node.graph.erase_node(node)  # it would tie the graph to the dtype that it was traced in
     for c in changes(engine, solution):
         node = c.node
+        if c.op is not None and c.op.startswith("select:"):
+            _write_list(node, int(c.op.removeprefix("select:")), c.new)
+            continue
         if c.op is not None:
             axis = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
             node.target = getattr(torch.ops.aten, c.op).default
@@ -81,6 +97,13 @@ def edit(engine: Engine, solution: Solution) -> None:
             node.args = (*node.args[:position], c.new, *node.args[position + 1 :])
         else:
             node.kwargs = {**node.kwargs, c.argument: c.new}
+
+
+def _write_list(node: Node, axis: int, order: list[int]) -> None:
+    """``x[..., [i, j], :]`` with other positions: the rows one by one, side by side."""
+    with node.graph.inserting_before(node):
+        rows = [node.graph.call_function(torch.ops.aten.slice.Tensor, (node.args[0], axis, i, i + 1)) for i in order]
+    node.target, node.args, node.kwargs = torch.ops.aten.cat.default, (rows, axis), {}
 
 
 def module_of_graph(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> GraphModule:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._rules import ModuleChange, module_rule
+from dgating.compaction._verify import quiet_copy
 from dgating.structure._sizes import Slice, apply
 
 
@@ -27,7 +28,7 @@ def sliced_copy(model: nn.Module, slices: dict[str, list[Slice]]) -> nn.Module:
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=old.requires_grad)
             memo[id(old)] = new
-        small = copy.deepcopy(model, memo)
+        small = quiet_copy(model, memo)
     for module in small.modules():
         if hasattr(module, "_flat_weights"):
             module._init_flat_weights()  # type: ignore[operator]
@@ -138,7 +139,10 @@ Attributes = dict[str, list[tuple[str, str, int, int]]]
 
 
 def follow_weights(
-    small: nn.Module, changes: dict[str, ModuleChange], same: Callable[[str], bool | None]
+    small: nn.Module,
+    changes: dict[str, ModuleChange],
+    same: Callable[[str], bool | None],
+    reached: Callable[[str], bool],
 ) -> tuple[Attributes, list[str]]:
     """Make every changed module consistent with its weights.
 
@@ -146,39 +150,55 @@ def follow_weights(
     paths of the modules where it cannot be done.
 
     ``same(path)`` runs one module on its recorded inputs and says whether it gives what it gave before (``None``: its
-    inputs or outputs shrink, so that only the whole model can tell).
+    inputs or outputs shrink, so that only the whole model can tell); ``reached(path)``, whether a run of the compact
+    model comes as far as that module.
     """
     attributes: Attributes = {}
-    failed = []
+    pending = []
     for path, change in changes.items():
         module = small.get_submodule(path)
         rule = module_rule(module)
         if rule is not None:
             rule(module, change)
-            continue
-        if not change.sizes:
-            continue
-        own_configs(module)
-        candidates = size_attributes(module, change)
-        undecided: list[Any] | None = None
-        for chosen in assignments(candidates):
-            set_attributes(chosen, new=True)
-            verdict = same(path)
-            if verdict:
-                undecided = chosen
-                break
-            set_attributes(chosen, new=False)
-            if verdict is None and undecided is None:
-                undecided = chosen
-        else:
-            if undecided is None:
-                failed.append(path)
-            else:
-                set_attributes(undecided, new=True)
-        if undecided:
-            names = {id(v): k for k, v in vars(module).items()}
-            attributes[path] = [(names.get(id(o), ""), name, old, new) for o, name, old, new in undecided]
-    return attributes, failed
+        elif change.sizes:
+            own_configs(module)
+            pending.append(path)
+    last = False
+    while pending:
+        left = []
+        for path in pending:
+            module = small.get_submodule(path)
+            if not last and not reached(path):
+                left.append(path)  # what runs before it is not right yet
+                continue
+            chosen = _choose(size_attributes(module, changes[path]), lambda p=path: same(p))
+            if chosen is None:
+                left.append(path)
+            elif chosen:
+                names = {id(v): k for k, v in vars(module).items()}
+                attributes[path] = [(names.get(id(o), ""), name, old, new) for o, name, old, new in chosen]
+        if len(left) == len(pending):
+            if last:
+                return attributes, left
+            last = True
+        pending = left
+    return attributes, []
+
+
+def _choose(candidates: list[Any], verdict: Callable[[], bool | None]) -> list[Any] | None:
+    """Set the first assignment that is right, else the first that may be; ``None`` when all are wrong."""
+    maybe: list[Any] | None = None
+    for chosen in assignments(candidates):
+        set_attributes(chosen, new=True)
+        answer = verdict()
+        if answer:
+            return chosen
+        set_attributes(chosen, new=False)
+        if answer is None and maybe is None:
+            maybe = chosen
+    if maybe is not None:
+        set_attributes(maybe, new=True)
+    return maybe
 
 
 def repeat_attributes(small: nn.Module, changes: dict[str, ModuleChange], attributes: Attributes) -> None:

@@ -25,7 +25,8 @@ def check_sliceable(optimizer: torch.optim.Optimizer) -> None:
 def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: nn.Module, plan: CompactionPlan) -> None:
     """Exchange the parameters of the full model for those of the compact one, in place, state included.
 
-    State shaped like a parameter (momentum, moments) is sliced like it; anything else (step counts) is kept. A bias
+    State shaped like a parameter (momentum, moments; or reduced to size one along an axis) is sliced like it; anything
+    else (step counts) is kept. A bias
     that compaction created joins the group of its weight, without state.
     """
     old = dict(model.named_parameters())
@@ -51,4 +52,10 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
 
 
 def _cut(value: Any, p: Tensor, slices: list[Slice]) -> Any:
-    return apply(value, slices) if isinstance(value, Tensor) and value.shape == p.shape else value
+    """State shaped like the parameter, or like it with some axes reduced to size one (Adafactor), is sliced."""
+    if not isinstance(value, Tensor) or value.ndim != p.ndim:
+        return value
+    if any(n not in (1, m) for n, m in zip(value.shape, p.shape, strict=True)):
+        return value
+    whole = [a for a, (n, m) in enumerate(zip(value.shape, p.shape, strict=True)) if n == m]
+    return apply(value, [s for s in slices if s.axis in whole and (s.row is None or s.row in whole)])

@@ -107,9 +107,14 @@ class CompactionPlan:
 
 
 def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None) -> Engine:
-    """Export the model and run every op rule on it."""
+    """Export the model and run every op rule on it.
+
+    Twice: what the first walk finds fixed is plain from the start in the second, so that it cannot stand in the way of
+    what comes before it in the graph.
+    """
     captured = capture(model, args, dict(kwargs), keeps, dynamic_shapes)
-    return Engine(captured, RULES, fallback).run()
+    plain = Engine(captured, RULES, fallback).run().fixed_axes()
+    return Engine(captured, RULES, fallback, plain).run()
 
 
 def plan_compaction(
@@ -173,7 +178,15 @@ def make_plan(model: nn.Module, engine: Engine, solution: Solution) -> Compactio
 
 def _sizes(c: Change) -> tuple[str, str, str, Any, Any]:
     path, _ = module_of(c.node)
-    return clean(path), c.node.target._schema.name, c.argument, c.old, c.new  # type: ignore[union-attr]
+    old, new = (_numbers(x) for x in (c.old, c.new))
+    return clean(path), c.node.target._schema.name, c.argument, old, new  # type: ignore[union-attr]
+
+
+def _numbers(size: Any) -> Any:
+    """Sizes as numbers; what the graph computes from its inputs is ``None``."""
+    if isinstance(size, list | tuple):
+        return [_numbers(n) for n in size]
+    return size if isinstance(size, int) else None
 
 
 def clean(path: str) -> str:
@@ -215,7 +228,7 @@ def _describe(
     signature = np.zeros(len(engine.labels), dtype=np.uint64)
     random = np.random.default_rng(0)
     members: list[np.ndarray] = []
-    fixed: list[tuple[str, int, str]] = []
+    fixed = [(name, axes[-1], reason) for (name, axes), reason in engine.plain.items()]
     for info in weights:
         assert info.weight is not None
         for f in info.factors:

@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from dgating.select._axes import is_transposed_linear
+
 
 @dataclass(frozen=True)
 class ModuleChange:
@@ -76,7 +78,13 @@ def register_module_rule(kind: type[nn.Module]) -> Callable[[F], F]:
 
 def module_rule(module: nn.Module) -> ModuleRule | None:
     """The rule of the nearest base class that has one."""
-    return next((_RULES[k] for k in type(module).__mro__ if k in _RULES), None)
+    found = next((_RULES[k] for k in type(module).__mro__ if k in _RULES), None)
+    return _transposed_linear if found is None and is_transposed_linear(module) else found
+
+
+def _transposed_linear(module: nn.Module, change: ModuleChange) -> None:
+    """``Conv1D`` of transformers, which is no import of ours."""
+    module.nx, module.nf = module.weight.shape  # type: ignore[union-attr, misc, assignment]
 
 
 @register_module_rule(nn.Linear)

@@ -13,9 +13,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dgating._config import write_bytes
-from dgating.compaction._graphs import analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
+from dgating.compaction._graphs import Defaults, analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
 from dgating.compaction._modules import module_changes, repeat_attributes, sliced_copy
-from dgating.compaction._plan import CompactionPlan
+from dgating.compaction._plan import CompactionPlan, analyse
 from dgating.compaction._record import example_inputs, slices_from_json
 from dgating.structure._capture import CompactionError
 from dgating.structure._sizes import Slice, apply
@@ -167,9 +167,9 @@ def _repeat(model: nn.Module, step: dict[str, Any]) -> nn.Module:
     slices = slices_from_json(step["slices"])
     sizes = tuple((p, op, a, old, new) for p, op, a, old, new in step["sizes"])
     plan = CompactionPlan((), (), slices, {}, {}, (0, 0), sizes)
-    _check_slices(model, slices)
+    _check_slices(model, slices, step["shapes"])
     if step["target"] == "graph":
-        return _graph(model, slices, example_inputs(step["inputs"][""]))
+        return _graph(model, slices, example_inputs(step["inputs"][""]), step["free"])
     small = sliced_copy(model, slices)
     for name, n in step["biases"].items():
         owner, _, attribute = name.rpartition(".")
@@ -183,16 +183,18 @@ def _repeat(model: nn.Module, step: dict[str, Any]) -> nn.Module:
     return small
 
 
-def _check_slices(model: nn.Module, slices: dict[str, list[Slice]]) -> None:
+def _check_slices(model: nn.Module, slices: dict[str, list[Slice]], shapes: dict[str, list[int]]) -> None:
     named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     for name, ss in slices.items():
         if name not in named:
             raise ValueError(f"it has no tensor {name!r}")
+        if list(named[name].shape) != shapes[name]:
+            raise ValueError(f"{name!r} is {list(named[name].shape)} and was {shapes[name]}")
         apply(named[name].detach(), ss)
 
 
-def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, Any]) -> nn.Module:
-    engine = analyse_dynamic(model, *inputs)
+def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, Any], free: bool) -> nn.Module:
+    engine = analyse_dynamic(model, *inputs) if free else analyse(model, *inputs)
     solution = imposed(engine, slices)
     if solution is None:
         raise ValueError("its graph does not allow these slices")
@@ -203,7 +205,9 @@ def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, 
         if id(old) not in made or name in slices:
             new = apply(old.detach(), slices.get(name, [])).clone()
             made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-    return module_of_graph(engine.captured.program, {name: made[id(old)] for name, old in named.items()})
+    small = module_of_graph(engine.captured.program, {name: made[id(old)] for name, old in named.items()})
+    small.register_forward_pre_hook(Defaults(inputs[1]), with_kwargs=True)
+    return small
 
 
 def _load_state(small: nn.Module, state: dict[str, Tensor], file: str, kind: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +50,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def inputs_to_check(args: Args, kwargs: Mapping[str, Any], fresh: int = 2) -> list[tuple[Args, dict[str, Any]]]:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(20230923)  # not a seed that made the examples
     return [(args, dict(kwargs)), *(random_like(args, kwargs, generator) for _ in range(fresh))]
 
 
@@ -59,6 +61,27 @@ def weight_bytes(model: nn.Module) -> int:
 def main_dtype(model: nn.Module) -> torch.dtype:
     kinds = [p.dtype for p in model.parameters() if p.is_floating_point()]
     return max(set(kinds), key=kinds.count) if kinds else torch.float32
+
+
+def part_of(small: Tensor, full: Tensor) -> bool:
+    """Whether ``small`` can be ``full`` without some indices of one axis, the others in their order."""
+    if small.shape == full.shape:
+        return True
+    axes = [a for a, (n, m) in enumerate(zip(small.shape, full.shape, strict=False)) if n != m]
+    if small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]:
+        return False
+    x, y = (t.double().movedim(axes[0], 0).flatten(1) for t in (small, full))
+    noise = torch.randn(x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x.device)
+    left = iter((y @ noise).tolist())  # one number stands for an index: equal rows have equal numbers
+    limit = 1e-3 * max(1.0, float((y @ noise).abs().max()))
+    return all(any(abs(a - b) <= limit for b in left) for a in (x @ noise).tolist())
+
+
+def quiet_copy(module: nn.Module, memo: dict[int, Any] | None = None) -> Any:
+    """``deepcopy``; torch warns about its own containers when a graph is copied."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return copy.deepcopy(module, memo)
 
 
 def to_double(x: Any) -> Any:

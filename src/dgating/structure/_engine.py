@@ -25,6 +25,7 @@ class Info:
 
     ``value`` broadcasts to the tensor: a number where every entry is known to be that constant, NaN where it varies;
     ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is the tensor itself.
+    ``indices`` holds the content of an integer constant.
     """
 
     shape: Shape
@@ -33,6 +34,7 @@ class Info:
     static: bool = False
     weight: Weight | None = None
     node: Node | None = None
+    indices: Tensor | None = None
 
     @property
     def ndim(self) -> int:
@@ -157,8 +159,15 @@ Rule = Callable[["Engine", Call], "Info | list[Info] | None"]
 class Engine:
     """State of one analysis."""
 
-    def __init__(self, captured: Captured, rules: dict[str, Rule], fallback: Callable[[Any], Rule | None]) -> None:
+    def __init__(
+        self,
+        captured: Captured,
+        rules: dict[str, Rule],
+        fallback: Callable[[Any], Rule | None],
+        plain: dict[tuple[str, tuple[int, ...]], str] | None = None,
+    ) -> None:
         self.captured = captured
+        self.plain = plain or {}  # axes that an earlier walk found fixed, with the reason: they get no labels
         self.rules, self.fallback = rules, fallback
         self.labels = Labels()
         self.info: dict[Node, Any] = {}
@@ -187,6 +196,15 @@ class Engine:
         self._join_expansions()
         return self
 
+    def fixed_axes(self) -> dict[tuple[str, tuple[int, ...]], str]:
+        """Axes of weights on which no label is free, and why."""
+        found = dict(self.plain)
+        for info in self.by_tensor.values():
+            for f in info.factors if info.weight is not None else ():
+                if bool(self.labels.fixed(f.ids).all()):
+                    found[info.weight.name, f.axes] = self.labels.reason(int(f.ids.reshape(-1)[0]))  # type: ignore[union-attr]
+        return found
+
     def _placeholder(self, node: Node) -> Info | None:
         val = node.meta.get("val")
         if not isinstance(val, Tensor):
@@ -198,10 +216,11 @@ class Engine:
         if known is not None:
             return known
         value = weight.tensor.detach() if weight.tensor.is_floating_point() else None
-        info = Info(shape_of(val), [], value, True, weight, node)
+        info = Info(shape_of(val), [], value, True, weight, node, weight.tensor if value is None else None)
         # a factor of a parametrised weight has no slices of its own that could leave
         if weight.kind != "constant" and ".parametrizations." not in f".{weight.name}":
             info.factors = self._weight_factors(node, info.shape)
+            info.factors = [f for f in info.factors if (weight.name, f.axes) not in self.plain]
         self.by_tensor[id(weight.tensor)] = info
         return info
 
@@ -211,7 +230,7 @@ class Engine:
         if any(is_convolution(user) and user.args[1] is node for user in node.users):
             return [single(self.labels.fresh((shape[0],)), 0, len(shape))] if shape[0] > 1 else []
         ndim = len(shape)
-        stacked = ndim >= 3 and shape[0] > 1
+        stacked = ndim > 1 and shape[0] > 1 and (ndim >= 3 or any(is_row_index(user, node) for user in node.users))
         factors = []
         for axis, n in enumerate(shape):
             if n == 1:
@@ -238,6 +257,20 @@ class Engine:
             info.static = static and info.value is not None
             info.factors = [g for f in info.factors if (g := simplify(self.labels, f)) is not None]
         return result
+
+    def _tidy(self, factors: list[Factor]) -> list[Factor]:
+        """Simplified factors, those over the very same axes merged."""
+        found: dict[tuple[int, ...], Factor] = {}
+        for f in factors:
+            g = simplify(self.labels, f)
+            if g is None:
+                continue
+            twin = found.get(g.axes)
+            if twin is not None and twin.ids.shape == g.ids.shape:
+                self.labels.union(twin.ids, g.ids)
+            else:
+                found[g.axes] = g
+        return list(found.values())
 
     def _python(self, node: Node) -> Any:
         import operator
@@ -300,6 +333,8 @@ class Engine:
         result = np.zeros(info.shape[axis], dtype=np.int64)
         found = info.on(axis)
         if len(found) > 1:
+            found = self._tidy(self.seal(found, [a for a in range(info.ndim) if a != axis], reason))
+        if len(found) > 1:
             for f in found:
                 self.labels.fix(f.ids, reason)
             return result
@@ -352,6 +387,15 @@ class Heads:
 def is_convolution(node: Node) -> bool:
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.name.startswith(("aten::conv", "aten::_conv"))
+
+
+def is_row_index(node: Node, table: Node) -> bool:
+    """Whether a node picks rows of a table, as experts pick their biases."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or schema.name != "aten::index" or node.args[0] is not table:
+        return False
+    rows = node.args[1]
+    return isinstance(rows, list | tuple) and len(rows) == 1 and isinstance(rows[0], Node)
 
 
 def hint(value: Any) -> Any:

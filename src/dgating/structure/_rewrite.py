@@ -192,3 +192,18 @@ def _group_norm(call: Call, s: Solution) -> list[Change]:
         if name == "group":
             found.append(Change(call.node, "C", x.shape[1], c))
     return found
+
+
+@_rewrites("index")
+def _index(call: Call, s: Solution) -> list[Change]:
+    given = [(a, i) for a, i in enumerate(call["indices"]) if i is not None]
+    if len(given) != 1 or given[0][1].indices is None or given[0][1].ndim != 1:
+        return []
+    axis, rows = given[0]
+    x: Info = call["self"]
+    kept = kept_along(s, x, axis)
+    if kept.all():
+        return []
+    before = np.cumsum(kept) - 1
+    order = [int(i) % len(kept) for i in rows.indices]
+    return [Change(call.node, "indices", order, [int(before[i]) for i in order if kept[i]], f"select:{axis}")]

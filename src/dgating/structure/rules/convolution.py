@@ -31,6 +31,7 @@ def convolution(e: Engine, call: Call) -> Info:
     channel = x.ndim - (w.ndim - 2) - 1
     g = call["groups"]
     reason = f"it meets {call.where}"
+    w.factors = e.seal(w.factors, range(2, w.ndim), reason)
     first = e.along(w, 0, reason).reshape(g, -1)
     rows, per = w.shape[0], w.shape[1]
     inputs = e.along(x, channel, reason).reshape(g, -1)

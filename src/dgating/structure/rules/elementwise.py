@@ -12,7 +12,7 @@ from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 
 
-@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "copy", "type_as", "rrelu")
+@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "copy", "rrelu")
 def pointwise(e: Engine, call: Call) -> Info:
     """Any function applied entry by entry."""
     operands = call.tensors
@@ -48,14 +48,14 @@ def masked_fill(e: Engine, call: Call) -> Info:
 
 
 @rule("dropout", "alias", "detach", "clone", "contiguous", "lift_fresh_copy", "_to_copy", "to", "feature_dropout",
-      "alpha_dropout", "detach_", "view_dtype", "native_dropout", "lift_fresh", "positive")  # fmt: skip
+      "alpha_dropout", "detach_", "native_dropout", "lift_fresh", "positive", "type_as")  # fmt: skip
 def identity(e: Engine, call: Call) -> Info | list[Info]:
     """The same numbers (every model is analysed in eval mode)."""
     x: Info = call[call.first]
     value = x.value if _floating(call.node.meta["val"]) else None
     if call.name == "aten::native_dropout":
         return [Info(x.shape, list(x.factors), x.value), Info(x.shape, list(x.factors))]
-    return Info(x.shape, list(x.factors), value)
+    return Info(x.shape, list(x.factors), value, indices=x.indices)
 
 
 @rule("glu")

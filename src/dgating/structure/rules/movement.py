@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dgating.structure._engine import Call, DirectUse, Engine, Expansion, Info
-from dgating.structure._factors import Factor, Shape, combine, reshape, seal
+from dgating.structure._factors import Factor, Shape, combine, reshape, seal, single
 from dgating.structure._labels import FIXED
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
@@ -223,6 +223,8 @@ def expanded(e: Engine, x: Info, out: Shape, where: str) -> Info:
             e.expansions.append(Expansion(parents, children, tuple(a + 1 for a in grown)))
             e.uses.append(DirectUse(np.broadcast_to(parents, size), children, None, where))
             factors = [Factor(children)]
+    elif not factors:
+        factors = [single(e.labels.fresh((out[a],)), a, len(out)) for a in grown if out[a] <= LARGEST_EXPANSION]
     return Info(out, factors, value)
 
 

@@ -12,6 +12,7 @@ from dgating.structure._factors import Factor, Shape, combine, seal, single
 from dgating.structure._labels import Ids
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
+from dgating.structure.rules.indexing import route_of
 
 
 @rule("linear")
@@ -64,7 +65,7 @@ def grouped_mm(e: Engine, call: Call) -> Info:
         for info in call.tensors:
             e.fix(info, f"no rule for this form of {call.where}")
         return Info(call.out)
-    tag = route.node
+    tag = route_of(call.node.args[2])  # type: ignore[arg-type]
     experts, k, n = w.shape
     pure = [f for f in w.factors if f.axes == (0,)]
     for f in pure:

@@ -1,0 +1,102 @@
+"""``dgating compact``: take out of a saved model what contributes nothing, and write what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import dgating as dg
+from dgating._config import write_text
+from dgating.cli.models import Subject, subject
+from dgating.compaction._inputs import call_kwargs
+from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
+
+WRITERS = (".safetensors", ".pt2", ".onnx")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How far the compact model was compared with the full one."""
+
+    difference: float
+    scale: float
+    inputs: int
+
+
+def compact(
+    model: str,
+    *,
+    weights: Path | None,
+    shapes: list[str],
+    inputs: str | None,
+    out: list[Path],
+    plan: Path | None,
+    fold: bool,
+) -> None:
+    """Print the plan and the sizes; write the compact model to every file of ``out``."""
+    from rich.console import Console
+
+    for path in out:
+        if path.suffix.lower() not in WRITERS:
+            raise ValueError(f"--out: expected a name that ends in {', '.join(WRITERS)}, received {path.name!r}.")
+    console = Console(soft_wrap=True, highlight=False)
+    case = subject(model, weights, shapes, inputs)
+    if case.target == "graph" and any(p.suffix.lower() == ".safetensors" for p in out):
+        raise ValueError(
+            "--out: a .pt2 file becomes a .pt2 or .onnx file; .safetensors needs the model's code to load."
+        )
+    with torch.no_grad():
+        small = dg.compact(case.model, case.args, kwargs=case.kwargs, target=case.target, fold_constants=fold)
+    what: Any = small.compaction
+    console.print(str(what), markup=False)
+    if plan is not None:
+        write_text(plan, what.to_json() + "\n")
+    console.print(sizes(case.model, small))
+    seen = compare(case.model, small, case)
+    console.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
+    for path in out:
+        console.print(write(small, case, path), markup=False)
+    if not out:
+        console.print("nothing written; --out says where to")
+
+
+def compare(model: nn.Module, small: nn.Module, case: Subject) -> Checked:
+    """The figures behind what ``dg.compact`` has checked already, in the model's own precision."""
+    every = inputs_to_check(case.args, call_kwargs(model, case.kwargs))
+    pairs = [(run(model, *i), run(small, *i)) for i in every]
+    return Checked(max(difference(a, b) for a, b in pairs), max(scale_of(a) for a, _ in pairs), len(every))
+
+
+def sizes(full: nn.Module, small: nn.Module) -> Any:
+    """Numbers and bytes before and after."""
+    from rich.table import Table
+
+    table = Table()
+    for head in ("", "before", "after", "left"):
+        table.add_column(head, justify="right" if head else "left")
+    for name, count in (("parameters", parameters), ("bytes", size_in_bytes)):
+        a, b = count(full), count(small)
+        table.add_row(name, f"{a:,}", f"{b:,}", f"{b / a:.0%}" if a else "-")
+    return table
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def size_in_bytes(model: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
+
+
+def write(small: nn.Module, case: Subject, path: Path) -> str:
+    """One file, and a line about it."""
+    if path.suffix.lower() == ".safetensors":
+        dg.save_compact(small, path)
+        return f"wrote {path.name}: {path.stat().st_size:,} bytes; load it with dg.load_compact(full_model, path)"
+    done = dg.export(small, case.args, path, kwargs=case.kwargs, dynamic_batch=case.free_batch)
+    agrees = "not run" if done.max_difference is None else f"differs by {done.max_difference:.1e}"
+    return f"wrote {path.name}: {done.bytes:,} bytes, {done.nodes} operations, {agrees}"

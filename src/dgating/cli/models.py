@@ -1,0 +1,133 @@
+"""What ``dgating compact`` works on: a program in a ``.pt2`` file, or a model built by a Python function."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from dgating.cli.files import existing, manifest_of
+from dgating.compaction._inputs import split_inputs
+from dgating.compaction._save import load_compact
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<high>\d+))?)?")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, what to call it on, and what its compact form can be."""
+
+    model: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    target: Literal["module", "graph"]
+    free_batch: bool
+
+
+def subject(model: str, weights: Path | None, shapes: list[str], inputs: str | None) -> Subject:
+    """The model that the options describe.
+
+    Raises:
+        ValueError: options that do not go together, or that name nothing.
+    """
+    if inputs is not None and shapes:
+        raise ValueError("--input and --inputs: expected one of them, received both.")
+    if model.lower().endswith(".pt2"):
+        return _program(existing(Path(model)), weights, shapes, inputs)
+    if not FUNCTION.fullmatch(model):
+        raise ValueError(f"MODEL: expected a .pt2 file or package.module:function, received {model!r}.")
+    if inputs is None and not shapes:
+        raise ValueError(
+            "expected the inputs of the model: --input 2x3x32x32 for each, or --inputs package.module:function."
+        )
+    built = call(model)
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"MODEL: {model} returned {type(built).__name__}, expected a torch.nn.Module.")
+    if weights is not None:
+        built = load_weights(built, existing(weights))
+    args, kwargs = split_inputs(call(inputs)) if inputs is not None else made_up(shapes)
+    return Subject(built.eval(), args, kwargs, "module", True)
+
+
+def _program(path: Path, weights: Path | None, shapes: list[str], inputs: str | None) -> Subject:
+    from dgating.cli.pt2 import free_batch, inputs_of, module_of, read_program
+
+    if weights is not None or inputs is not None:
+        raise ValueError("--weights and --inputs belong to a model built by a function; a .pt2 file holds its own.")
+    program = read_program(path)
+    args, named = made_up(shapes)
+    args, kwargs = inputs_of(program, [*args, *named.values()] or None)
+    return Subject(module_of(program), args, kwargs, "graph", free_batch(program))
+
+
+def call(name: str) -> Any:
+    """The result of ``package.module:function``, looked for in the current folder, too."""
+    if not FUNCTION.fullmatch(name):
+        raise ValueError(f"expected package.module:function, received {name!r}.")
+    module_name, _, attribute = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{name}: cannot import {module_name!r} ({error}).") from error
+    finally:
+        sys.path.remove("")
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise ValueError(f"{name}: expected a function, {module_name!r} has {type(function).__name__} there.")
+    try:
+        return function()
+    except Exception as error:
+        raise ValueError(f"{name}() failed: {type(error).__name__}: {error}") from error
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """The model with the weights of a file: a plain state dict, or one written by ``save_compact``."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    if path.suffix.lower() != ".safetensors":
+        raise ValueError(
+            f"--weights: expected a .safetensors file, received {path.name!r}. Pickled files are not read."
+        )
+    if manifest_of(path) is not None:
+        return load_compact(model, path)
+    try:
+        load_model(model, path)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"--weights: {path.name!r} does not fit {type(model).__name__}: {error}") from error
+    return model
+
+
+def made_up(shapes: list[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Random inputs from descriptions such as ``2x3x32x32``, ``ids=2x16:int64:1000`` or ``mask=2x16:ones``."""
+    generator = torch.Generator().manual_seed(0)
+    args: list[Tensor] = []
+    kwargs: dict[str, Tensor] = {}
+    for text in shapes:
+        found = SHAPE.fullmatch(text)
+        dtype = getattr(torch, (found["dtype"] or "float32") if found else "", None)
+        if found is None or (not isinstance(dtype, torch.dtype) and found["dtype"] != "ones"):
+            raise ValueError(
+                f"--input: expected [NAME=]SHAPE[:DTYPE[:HIGH]] such as 2x3x32x32, ids=2x16:int64:1000 or "
+                f"mask=2x16:ones, received {text!r}."
+            )
+        size = [int(n) for n in found["shape"].split("x")]
+        if found["dtype"] == "ones":
+            made = torch.ones(size, dtype=torch.int64)
+        elif dtype.is_floating_point or dtype.is_complex:  # type: ignore[union-attr]
+            made = torch.randn(size, generator=generator).to(dtype)
+        else:
+            made = torch.randint(0, int(found["high"] or 2), size, generator=generator).to(dtype)
+        if found["name"]:
+            kwargs[found["name"]] = made
+        else:
+            args.append(made)
+    return tuple(args), kwargs

@@ -60,6 +60,8 @@ def compact(
     console.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
     for path in out:
         console.print(write(small, case, path), markup=False)
+    if out and case.fixed_axes:
+        console.print(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}", markup=False)
     if not out:
         console.print("nothing written; --out says where to")
 
@@ -85,10 +87,12 @@ def sizes(full: nn.Module, small: nn.Module) -> Any:
 
 
 def parameters(model: nn.Module) -> int:
+    """Numbers in the parameters, a shared one counted once."""
     return sum(p.numel() for p in model.parameters())
 
 
 def size_in_bytes(model: nn.Module) -> int:
+    """Memory of parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 

@@ -1,4 +1,5 @@
-"""``dgating demo``: gate the pixels and hidden neurons of a network that reads real digits, and certify which are dead.
+"""``dgating demo``: gate the pixels and hidden neurons of a network that reads real digits, certify which are dead, and
+remove them.
 
 The 8 x 8 handwritten digits that ship inside scikit-learn, an MLP 64-300-100-10, SGD. Seconds on a laptop.
 """
@@ -10,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +105,7 @@ def train(
 
 
 def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, Any]:
-    """Train dense and gated, certify, zero, collapse, and write report.json, model.safetensors and pixels.png."""
+    """Train dense and gated, certify, zero, collapse, compact, and write what came out."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -131,6 +133,8 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
         masks = {name: mask & ~revived[name] for name, mask in masks.items()}
     dg.collapse_(net)
     figures["after exact zeros"] = accuracy(net, data)
+    small, compaction = shrink(net, data)
+    figures["compact"] = accuracy(small, data)
     result = {
         "dgating": dg.__version__,
         "torch": torch.__version__,
@@ -145,37 +149,94 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
             for name, mask in masks.items()
         },
         "report": [asdict(row) for row in report.rows],
-        "seconds": round(time.perf_counter() - started, 2),
+        "compact": compaction,
     }  # fmt: skip
+    onnx = to_onnx(small, data, out)
+    compaction["onnx"] = onnx
+    result["seconds"] = round(time.perf_counter() - started, 2)
+    write(net, small, data, masks["pixels"], result, out)
     console.print(report)
-    write(net, data, masks["pixels"], result, out)
     say(console, result, out)
     return result
 
 
+def shrink(net: nn.Module, data: Data) -> tuple[nn.Module, dict[str, Any]]:
+    """The compact network, and how it compares with the one that still holds its zeros."""
+    small = dg.compact(net, (data.x_test,))
+    with torch.no_grad():
+        difference = float((small(data.x_test) - net(data.x_test)).abs().max())
+    measured = dg.profile(small, (data.x_test,), reference=net, repeats=50)
+    return small, {
+        "layers": [widths(net), widths(small)],
+        "max_difference": difference,
+        "profile": measured.to_dict(),
+        "batch": len(data.x_test),
+    }
+
+
+def widths(net: nn.Module) -> list[int]:
+    """Input, hidden and output sizes of the linear layers."""
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    return [layers[0].in_features, *(m.out_features for m in layers)]
+
+
+def to_onnx(small: nn.Module, data: Data, out: Path) -> dict[str, Any] | str:
+    """Write model.onnx: its size and how far it is from the model, or why there is none."""
+    if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
+        return f"not written: needs {' and '.join(missing)}, pip install 'dgating[onnx]'"
+    done = dg.export(small, (data.x_test[:8],), out / "model.onnx")
+    return {"bytes": done.bytes, "opset": done.opset, "max_difference": done.max_difference}
+
+
 def say(console: Any, result: dict[str, Any], out: Path) -> None:
     """The outcome in a few lines."""
-    acc = result["accuracy"]
-    console.print(
-        f"accuracy: dense {acc['dense']:.3f}, gated {acc['gated']:.3f}, "
-        f"after exact zeros {acc['after exact zeros']:.3f}"
-    )
+    acc, compact = result["accuracy"], result["compact"]
     for name, g in result["groups"].items():
         console.print(
-            f"{name}: {g['kept']} of {g['groups']} kept; the certificate found {g['certified']} dead, "
-            f"a 1.2e-7 threshold would have found {g['threshold']}"
+            f"{name}: {g['kept']} of {g['groups']} kept ({g['certified']} certified dead, "
+            f"{g['threshold']} below the threshold 1.2e-7)"
         )
     console.print(f"certificate: {result['certificate']}")
-    console.print(f"wrote report.json, model.safetensors and pixels.png to {out.resolve()} ({result['seconds']:.0f} s)")
+    console.print(sizes(compact))
+    figures = ", ".join(f"{name} {value:.3f}" for name, value in acc.items())
+    console.print(f"accuracy: {figures}")
+    console.print(f"largest difference of an output, compact or with zeros: {compact['max_difference']:.0e}")
+    onnx = compact["onnx"]
+    files = ["report.json", "model.safetensors", "compact.safetensors", "pixels.png"]
+    files += ["model.onnx"] if isinstance(onnx, dict) else []
+    console.print(f"wrote {', '.join(files)} to {out.resolve()} ({result['seconds']:.0f} s)")
+    if isinstance(onnx, str):
+        console.print(f"model.onnx {onnx}", markup=False)
 
 
-def write(net: nn.Module, data: Data, dead: Tensor, result: dict[str, Any], out: Path) -> None:
-    """All files of the demo, each written whole or not at all."""
+def sizes(compact: dict[str, Any]) -> Any:
+    """Before and after compaction, as a table."""
+    from rich.table import Table
+
+    after = compact["profile"]
+    before = after["reference"]
+    table = Table(title="the same function without the zeros")
+    for head in ("", "with zeros", "compact", "ratio"):
+        table.add_column(head, justify="right" if head else "left")
+    table.add_row("layers", *("-".join(map(str, n)) for n in compact["layers"]), "")
+    for name, key in (("parameters", "parameters"), ("bytes", "bytes"), (f"FLOPs, {compact['batch']} digits", "flops")):
+        table.add_row(name, f"{before[key]:,}", f"{after[key]:,}", f"{before[key] / after[key]:.1f}x")
+    times = [f"{p['latency_ms']:.3f} ms" for p in (before, after)]
+    table.add_row(
+        f"latency, {after['threads']} thread{'s' * (after['threads'] != 1)}", *times, f"{after['latency_speedup']:.1f}x"
+    )
+    table.caption = "pixels stay: compaction keeps what a model takes and gives"
+    return table
+
+
+def write(net: nn.Module, small: nn.Module, data: Data, dead: Tensor, result: dict[str, Any], out: Path) -> None:
+    """All other files of the demo, each written whole or not at all."""
     from safetensors.torch import save
 
     write_text(out / "report.json", json.dumps(result, indent=2) + "\n")
     tensors = {k: v.detach().cpu().contiguous() for k, v in net.state_dict().items()}
     write_bytes(out / "model.safetensors", save(tensors))
+    dg.save_compact(small, out / "compact.safetensors")
     write_bytes(out / "pixels.png", pixels_png(data, ~dead.cpu()))
 
 

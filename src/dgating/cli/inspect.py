@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dgating.cli.files import existing, manifest_of, open_safetensors
@@ -137,7 +137,10 @@ def _pt2(path: Path, say: Say) -> None:
     from dgating.cli.pt2 import inputs_of, module_of, read_program
 
     program = read_program(path)
-    calls = [str(n.target).removeprefix("aten.") for n in program.graph.nodes if n.op == "call_function"]
+    targets = [n.target for n in program.graph.nodes if n.op == "call_function"]
+    calls = [
+        str(t).split(".")[1] if isinstance(t, torch._ops.OpOverload) else getattr(t, "__name__", "?") for t in targets
+    ]
     numbers = sum(p.numel() for p in program.parameters())
     say(f"{path.name}: {len(calls)} operations, {numbers:,} parameters, {path.stat().st_size:,} bytes")
     common = ", ".join(f"{n} {op}" for op, n in Counter(calls).most_common(8))
@@ -170,9 +173,8 @@ def _onnx(path: Path, say: Say) -> None:
             tensor = value.type.tensor_type
             sizes = [d.dim_param or str(d.dim_value) for d in tensor.shape.dim]
             say(f"{kind} {value.name}: {_shape(sizes)} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()}")
-    say(
-        f"most common: {', '.join(f'{n} {op}' for op, n in Counter(n.op_type for n in model.graph.node).most_common(8))}"
-    )
+    common = Counter(node.op_type for node in model.graph.node).most_common(8)
+    say(f"most common: {', '.join(f'{n} {op}' for op, n in common)}")
 
 
 # --- JSON ---

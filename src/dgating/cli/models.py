@@ -28,7 +28,17 @@ class Subject:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     target: Literal["module", "graph"]
-    free_batch: bool
+    free: dict[str, list[int]] | None = None  # free axes of a program's inputs; None: a model's own code decides
+
+    @property
+    def free_batch(self) -> bool:
+        """Whether files that are written from it can have a free batch axis."""
+        return self.free is None or any(0 in axes for axes in self.free.values())
+
+    @property
+    def fixed_axes(self) -> list[str]:
+        """Axes that are free now and are fixed in the files that are written."""
+        return [f"{name}.shape[{a}]" for name, axes in (self.free or {}).items() for a in axes if a != 0]
 
 
 def subject(model: str, weights: Path | None, shapes: list[str], inputs: str | None) -> Subject:
@@ -53,18 +63,18 @@ def subject(model: str, weights: Path | None, shapes: list[str], inputs: str | N
     if weights is not None:
         built = load_weights(built, existing(weights))
     args, kwargs = split_inputs(call(inputs)) if inputs is not None else made_up(shapes)
-    return Subject(built.eval(), args, kwargs, "module", True)
+    return Subject(built.eval(), args, kwargs, "module")
 
 
 def _program(path: Path, weights: Path | None, shapes: list[str], inputs: str | None) -> Subject:
-    from dgating.cli.pt2 import free_batch, inputs_of, module_of, read_program
+    from dgating.cli.pt2 import free_axes, inputs_of, module_of, read_program
 
     if weights is not None or inputs is not None:
         raise ValueError("--weights and --inputs belong to a model built by a function; a .pt2 file holds its own.")
     program = read_program(path)
     args, named = made_up(shapes)
     args, kwargs = inputs_of(program, [*args, *named.values()] or None)
-    return Subject(module_of(program), args, kwargs, "graph", free_batch(program))
+    return Subject(module_of(program), args, kwargs, "graph", free_axes(program))
 
 
 def call(name: str) -> Any:

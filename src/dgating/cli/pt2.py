@@ -56,7 +56,8 @@ def _check(archive: zipfile.ZipFile, file: str) -> None:
     names = {n.partition("/")[2]: n for n in archive.namelist()}
     if not any(n.startswith("models/") for n in names):
         raise ValueError(
-            f"{file!r} holds no exported program of this version of torch. Save it again with torch.export.save."
+            f"{file!r} is not a whole .pt2 file, or one of an older torch: it holds no exported program. Save it again "
+            "with torch.export.save."
         )
     for name, full in names.items():
         if name.startswith("data/aotinductor/"):
@@ -104,23 +105,30 @@ def inputs_of(program: ExportedProgram, given: list[Tensor] | None = None) -> tu
     sizes: dict[str, int] = {}
     generator = torch.Generator().manual_seed(0)
     leaves: list[Any] = []
-    for spec in specs:
-        node = nodes.get(spec.arg.name)
-        value = node.meta["val"] if node is not None else getattr(spec.arg, "value", None)
+    for entry in specs:
+        node = nodes.get(entry.arg.name)
+        value = node.meta["val"] if node is not None else getattr(entry.arg, "value", None)
         if node is None or not isinstance(value, Tensor):
-            leaves.append(getattr(spec.arg, "value", value))
+            leaves.append(getattr(entry.arg, "value", value))
         elif given is not None:
             leaves.append(next(ready))
         else:
             leaves.append(_make(node, value, program, sizes, generator))
-    args, kwargs = pytree.tree_unflatten(leaves, program.call_spec.in_spec)
+    spec = program.call_spec.in_spec
+    assert spec is not None
+    args, kwargs = pytree.tree_unflatten(leaves, spec)
     return tuple(args), dict(kwargs)
 
 
-def free_batch(program: ExportedProgram) -> bool:
-    """Whether any input has a free first axis."""
-    values = [n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"]
-    return any(isinstance(v, Tensor) and v.ndim > 0 and not isinstance(v.shape[0], int) for v in values)
+def free_axes(program: ExportedProgram) -> dict[str, list[int]]:
+    """The axes of every input whose size is free."""
+    values = {n.name: n.meta.get("val") for n in program.graph.nodes if n.op == "placeholder"}
+    axes = {
+        name: [a for a, n in enumerate(v.shape) if not isinstance(n, int)]
+        for name, v in values.items()
+        if isinstance(v, Tensor)
+    }
+    return {name: free for name, free in axes.items() if free}
 
 
 def _make(node: Node, like: Tensor, program: ExportedProgram, sizes: dict[str, int], random: torch.Generator) -> Tensor:

@@ -66,10 +66,11 @@ def analyse_dynamic(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> 
         last = x.ndim if x.ndim <= 3 else 1  # batch and sequence; the sides of an image stay what they are
         return {i: Dim.AUTO for i, n in enumerate(x.shape[:last]) if n > 1}
 
-    shapes: Any = tuple(pytree.tree_map(axes, a) for a in args)
+    positional = [pytree.tree_map(axes, a) for a in args]
+    shapes: Any = tuple(positional)
     if kwargs:
         names = list(inspect.signature(model.forward).parameters)
-        shapes = dict(zip(names, shapes, strict=False)) | {k: pytree.tree_map(axes, v) for k, v in kwargs.items()}
+        shapes = dict(zip(names, positional, strict=False)) | {k: pytree.tree_map(axes, v) for k, v in kwargs.items()}
     try:
         return analyse(model, args, kwargs, shapes)
     except CompactionError:
@@ -89,7 +90,7 @@ def edit(engine: Engine, solution: Solution) -> None:
         if c.op is not None:
             axis = node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0)
             node.target = getattr(torch.ops.aten, c.op).default
-            node.args, node.kwargs = (node.args[0], c.new, axis), {}
+            node.args, node.kwargs = (*node.args[:1], c.new, axis), {}
             continue
         schema = node.target._schema  # type: ignore[union-attr]
         position = next(i for i, a in enumerate(schema.arguments) if a.name == c.argument)

@@ -164,17 +164,26 @@ def follow_weights(
             own_configs(module)
             pending.append(path)
     last = False
+    alike: dict[Any, set[str]] = {}  # layers of one class take the same attributes: only the first is tried out
     while pending:
         left = []
         for path in pending:
             module = small.get_submodule(path)
-            if not last and not reached(path):
+            candidates = size_attributes(module, changes[path])
+            kind = (type(module), tuple(name for _, name, _, _ in candidates))
+            if kind in alike:
+                chosen = [c for c in candidates if c[1] in alike[kind]]
+                set_attributes(chosen, new=True)
+            elif not last and not reached(path):
                 left.append(path)  # what runs before it is not right yet
                 continue
-            chosen = _choose(size_attributes(module, changes[path]), lambda p=path: same(p))
+            else:
+                chosen = _choose(candidates, lambda p=path: same(p))
             if chosen is None:
                 left.append(path)
-            elif chosen:
+                continue
+            alike[kind] = {name for _, name, _, _ in chosen}
+            if chosen:
                 names = {id(v): k for k, v in vars(module).items()}
                 attributes[path] = [(names.get(id(o), ""), name, old, new) for o, name, old, new in chosen]
         if len(left) == len(pending):

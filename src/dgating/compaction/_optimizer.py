@@ -30,10 +30,13 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
     that compaction created joins the group of its weight, without state.
     """
     old = dict(model.named_parameters())
+    every = dict(model.named_parameters(remove_duplicate=False))
     new = dict(small.named_parameters(remove_duplicate=False))
     pairs = {id(p): (new[name], plan.slices.get(name, [])) for name, p in old.items() if name in new}
     created = {
-        id(old[w]): new[n] for n in plan.folded if n not in old and (w := n.removesuffix("bias") + "weight") in old
+        id(every[w]): new[n]
+        for n in plan.folded
+        if n not in every and (w := n.removesuffix("bias") + "weight") in every
     }
     state: dict[nn.Parameter, dict[str, Any]] = {}
     for group in optimizer.param_groups:

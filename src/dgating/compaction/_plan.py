@@ -113,7 +113,7 @@ def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], 
     what comes before it in the graph.
     """
     captured = capture(model, args, dict(kwargs), keeps, dynamic_shapes)
-    plain = Engine(captured, RULES, fallback).run().fixed_axes()
+    plain = Engine(captured, RULES, fallback, values=False).run().fixed_axes()
     return Engine(captured, RULES, fallback, plain).run()
 
 
@@ -215,8 +215,8 @@ def _folds(engine: Engine, solution: Solution) -> dict[str, Tensor]:
         w = w.sum(-1) if w.ndim == 4 else w
         delta = torch.einsum("gnk,gk->gn", w, constant).reshape(-1)
         kept = torch.from_numpy(solution.kept(engine.labels.find(use.outputs))).reshape(-1)
-        name = use.fold.bias.name if use.fold.bias is not None else f"{use.fold.weight.name.rpartition('.')[0]}.bias"
-        out[name.lstrip(".")] = delta[kept]
+        name = use.fold.bias.name if use.fold.bias is not None else f"{clean(use.fold.module)}.bias".lstrip(".")
+        out[name] = delta[kept]
     return out
 
 

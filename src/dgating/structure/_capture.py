@@ -78,6 +78,12 @@ def capture(
                 f"({type(error).__name__}: {first[0] if first else ''}). Call torch.export.export(model.eval(), args, "
                 "kwargs, strict=False) to see the whole message."
             ) from error
+    for node in program.graph.nodes:
+        if any(_unbacked(v) for v in pytree.tree_leaves(node.meta.get("val"))):
+            raise CompactionError(
+                f"sizes in {type(model).__name__} depend on its data ({node.target} in {module_of(node)[0] or 'it'}): "
+                "such a graph cannot be analysed. Analyse the parts of the model that have fixed shapes."
+            )
     weights: dict[Node, Weight] = {}
     named = _first_names(model)
     placeholders = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
@@ -94,6 +100,13 @@ def capture(
     output = next(n for n in program.graph.nodes if n.op == "output")
     flat = [n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, Node)]
     return Captured(program, weights, tuple(flat))
+
+
+def _unbacked(value: Any) -> bool:
+    """Whether a size of a tensor is known only when the data is."""
+    if not isinstance(value, Tensor):
+        return False
+    return any(isinstance(n, torch.SymInt) and n.node.hint is None for n in value.shape)
 
 
 def _decompositions(keep: Callable[[Any], bool]) -> dict[Any, Any]:

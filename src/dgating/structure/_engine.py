@@ -45,12 +45,11 @@ class Info:
         n = self.shape[axis]
         if self.value is None:
             return torch.full((n,), float("nan"), dtype=torch.float64)
-        value = self.value.double()
-        value = value.reshape((1,) * (self.ndim - value.ndim) + tuple(value.shape))
+        value = self.value.reshape((1,) * (self.ndim - self.value.ndim) + tuple(self.value.shape))
         position = axis % self.ndim + value.ndim - self.ndim  # values of routed rows have the virtual axis in front
         flat = value.movedim(position, -1).reshape(-1, value.shape[position])
         same = (flat == flat[:1]).all(0)
-        return torch.where(same, flat[0], float("nan")).expand(n)
+        return torch.where(same, flat[0].double(), float("nan")).expand(n)
 
     def on(self, axis: int) -> list[Factor]:
         """The factors that change along an axis."""
@@ -165,8 +164,10 @@ class Engine:
         rules: dict[str, Rule],
         fallback: Callable[[Any], Rule | None],
         plain: dict[tuple[str, tuple[int, ...]], str] | None = None,
+        values: bool = True,
     ) -> None:
         self.captured = captured
+        self.values = values  # a walk for labels alone leaves out the products with weights
         self.plain = plain or {}  # axes that an earlier walk found fixed, with the reason: they get no labels
         self.rules, self.fallback = rules, fallback
         self.labels = Labels()
@@ -175,9 +176,16 @@ class Engine:
         self.uses: list[MatrixUse | DirectUse] = []
         self.expansions: list[Expansion] = []
         self.blocks: list[Blocks] = []
+        self.boxes: list[Ids] = []  # label arrays of which only whole rows and columns may leave
+        self.strides: list[Ids] = []  # rows of positions that leave together (slices with a step)
         self.heads: list[Heads] = []
         self.matrices: dict[int, list[MatrixUse]] = {}
         self.unknown: dict[str, list[str]] = {}
+        # buffers that the forward itself changes hold no constants
+        signature = captured.program.graph_signature
+        self.mutated = set(signature.buffers_to_mutate.values())
+        inverse = {target: name for name, target in signature.inputs_to_buffers.items()}
+        self.mutated = {inverse[target] for target in self.mutated if target in inverse}
         self.roles: dict[tuple[str, int], str] = {}
         self.residual: list[tuple[Node, Node, Node]] = []
 
@@ -216,7 +224,10 @@ class Engine:
         if known is not None:
             return known
         value = weight.tensor.detach() if weight.tensor.is_floating_point() else None
-        info = Info(shape_of(val), [], value, True, weight, node, weight.tensor if value is None else None)
+        if node.name in self.mutated:
+            return Info(shape_of(val), node=node)
+        indices = weight.tensor if value is None and not weight.tensor.is_complex() else None
+        info = Info(shape_of(val), [], value, value is not None, weight, node, indices)
         # a factor of a parametrised weight has no slices of its own that could leave
         if weight.kind != "constant" and ".parametrizations." not in f".{weight.name}":
             info.factors = self._weight_factors(node, info.shape)
@@ -248,13 +259,15 @@ class Engine:
         call = Call(self, node)
         tensors = call.tensors
         rule = self.rules.get(call.name) or self.fallback(node.target)
+        if rule is not None and call.name not in self.rules and not isinstance(node.meta.get("val"), Tensor):
+            rule = None  # elementwise, but not one tensor: nothing we know
         if rule is None:
             return self._unknown(call)
         result = rule(self, call)
         static = bool(tensors) and all(t.static for t in tensors)
         for info in as_list(result):
             info.node = node
-            info.static = static and info.value is not None
+            info.static = static and info.value is not None and tuple(info.value.shape) == info.shape
             info.factors = [g for f in info.factors if (g := simplify(self.labels, f)) is not None]
         return result
 
@@ -305,6 +318,8 @@ class Engine:
             if found is not None:
                 return found
             val = raw.meta.get("val")
+            if isinstance(val, Tensor):  # from a node that is no operation, such as a branch
+                return Info(shape_of(val), node=raw)
             return hint(val) if val is not None and not isinstance(val, Tensor) else val
         if isinstance(raw, list | tuple):
             return [self.resolve(r) for r in raw]

@@ -205,8 +205,8 @@ def regroup(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
 
 def reshape(array: Any, old: Shape, new: Shape) -> Any:
     """Reshape an array that broadcasts to ``old`` into one that broadcasts to ``new``; expands only what it must."""
-    if 0 in old:
-        return array
+    if 0 in old:  # nothing in it: any array that broadcasts will do
+        return array.reshape(-1)[:1].reshape((1,) * len(new)) if 0 not in array.shape else array.reshape(new)
     sizes: list[int] = []
     expanded: list[int] = []
     for left, right in regroup(old, new):

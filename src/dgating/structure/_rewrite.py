@@ -72,6 +72,8 @@ def _list_change(call: Call, name: str, new: list[Any]) -> list[Change]:
 @_rewrites("view", "reshape", "_unsafe_view", "_reshape_copy")
 def _view(call: Call, s: Solution) -> list[Change]:
     name = "size" if "size" in call.args else "shape"
+    if name not in call.args:
+        return []
     return _list_change(call, name, list(new_shape(s, _out(call))))
 
 

@@ -100,7 +100,22 @@ class _Solver:
             changed |= self._revive_blocks(b)
         for x in self.e.expansions:
             changed |= self._revive_expansion(x)
+        for ids in self.e.boxes:
+            changed |= self._revive_box(narrow(self.root[ids]))
+        for ids in self.e.strides:
+            rows = self.root[ids]
+            partly = self.live[rows].any(-1, keepdims=True) & ~self.live[rows]
+            changed |= self.bring(rows[partly], "positions along its axis have a meaning")
         return changed
+
+    def _revive_box(self, ids: Ids) -> bool:
+        """What was permuted has to stay a product of index sets: rows of their own would end up in another order."""
+        live = self.live[ids]
+        closure = np.ones(ids.shape, dtype=bool)
+        for axis in range(ids.ndim):
+            along = np.moveaxis(live, axis, 0).reshape(ids.shape[axis], -1).any(1)
+            closure &= along.reshape([-1 if a == axis else 1 for a in range(ids.ndim)])
+        return self.bring(ids[closure & ~live], "the tensor has to stay rectangular")
 
     def _revive_blocks(self, b: Blocks) -> bool:
         sides = [self.root[b.inputs], self.root[b.outputs]]
@@ -163,8 +178,8 @@ def foldable(engine: Engine, use: MatrixUse, create_bias: bool) -> bool:
     bias = use.fold.bias
     if bias is None:
         return create_bias
-    sharing = [u for us in engine.matrices.values() for u in us if u.fold and u.fold.bias is not None]
-    return sum(u.fold.bias.tensor is bias.tensor for u in sharing if u.fold and u.fold.bias) == 1
+    readers = [n for n, w in engine.captured.weights.items() if w.tensor is bias.tensor for _ in n.users]
+    return len(readers) == 1
 
 
 def _count(array: Any, axes: tuple[int, ...]) -> int:

@@ -12,7 +12,7 @@ from dgating.structure._factors import Factor, single
 from dgating.structure._labels import Ids
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
-from dgating.structure.rules.product import affine
+from dgating.structure.rules.product import affine, shift_of
 
 
 @rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
@@ -64,9 +64,9 @@ def convolution(e: Engine, call: Call) -> Info:
     usable = _values.zero_only(known) if padded else known
     usable = torch.full_like(known, _values.NAN) if usable is None else usable
     e.note_matrix(MatrixUse(call.node, inputs, w_out, weight, usable, weight, fold, why))
-    shift = None if bias is None else bias.value
+    shift = shift_of(bias)
     summed = weight.double().sum(-1) if not padded and bool((known.nan_to_num() != 0).any()) else None
-    value = _known(weight, summed, known, shift, n, padded)
+    value = _known(e, weight, summed, known, shift, n, padded) if e.values else None
     factors = e.seal([f for f in x.factors if not f.depends(channel)], range(channel + 1, x.ndim), reason)
     factors.append(single(e.labels.find(outputs), channel, x.ndim))
     shape = tuple(n if a == channel else 1 for a in range(x.ndim))
@@ -101,11 +101,11 @@ def _matrix(w: Info, g: int, flipped: bool) -> Tensor:
 
 
 def _known(
-    weight: Tensor, summed: Tensor | None, known: Tensor, shift: Tensor | None, n: int, padded: bool
+    e: Engine, weight: Tensor, summed: Tensor | None, known: Tensor, shift: Tensor | float, n: int, padded: bool
 ) -> Tensor | None:
     if summed is not None:
-        return affine(summed, known, shift, n, constant=True) if not _cancels(weight, summed) else None
-    return affine(weight.ne(0).any(-1), known, shift, n, constant=not padded)
+        return affine(e, summed, known, shift, n, constant=True) if not _cancels(weight, summed) else None
+    return affine(e, weight.ne(0).any(-1), known, shift, n, constant=not padded)
 
 
 def _cancels(weight: Tensor, summed: Tensor) -> bool:

@@ -12,7 +12,7 @@ from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 
 
-@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "copy", "rrelu")
+@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "copy")
 def pointwise(e: Engine, call: Call) -> Info:
     """Any function applied entry by entry."""
     operands = call.tensors
@@ -47,14 +47,26 @@ def masked_fill(e: Engine, call: Call) -> Info:
     return Info(call.out, e.elementwise(call, call.tensors), value)
 
 
-@rule("dropout", "alias", "detach", "clone", "contiguous", "lift_fresh_copy", "_to_copy", "to", "feature_dropout",
-      "alpha_dropout", "detach_", "native_dropout", "lift_fresh", "positive", "type_as")  # fmt: skip
-def identity(e: Engine, call: Call) -> Info | list[Info]:
-    """The same numbers (every model is analysed in eval mode)."""
+@rule("dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
+def random(e: Engine, call: Call) -> Info | list[Info]:
+    """Nothing in eval mode. A forward that insists on it keeps zeros at most."""
+    x: Info = call[call.first]
+    value = x.value
+    if call.get("train") or call.get("training"):
+        value = None if "alpha" in call.name or "rrelu" in call.name else _values.zero_only(value)
+    if isinstance(call.node.meta["val"], list | tuple):
+        return [Info(shape, list(x.factors), value if i == 0 else None) for i, shape in enumerate(call.outs)]
+    return Info(x.shape, list(x.factors), value)
+
+
+@rule("alias", "detach", "clone", "contiguous", "lift_fresh_copy", "_to_copy", "to",
+      "detach_", "lift_fresh", "positive", "type_as")  # fmt: skip
+def identity(e: Engine, call: Call) -> Info:
+    """The same numbers."""
     x: Info = call[call.first]
     value = x.value if _floating(call.node.meta["val"]) else None
-    if call.name == "aten::native_dropout":
-        return [Info(x.shape, list(x.factors), x.value), Info(x.shape, list(x.factors))]
+    if value is not None and not x.static:  # what a cast to fewer digits leaves of it
+        value = value.to(call.node.meta["val"].dtype).double()
     return Info(x.shape, list(x.factors), value, indices=x.indices)
 
 

@@ -18,11 +18,12 @@ def embedding(e: Engine, call: Call) -> Info:
     """Rows of a table: its rows are addressed from outside, its columns are labels."""
     table: Info = call["weight"]
     e.role(table, 0, "index")
+    e.fix(call["indices"], f"{call.where} uses it as an index")
     factors = e.seal(table.factors, [0], f"{call.where} addresses its axis by index")
     out = call.out
     moved = [Factor(f.ids.reshape(1, *(1,) * (len(out) - 1), -1)) for f in factors]
     value = None
-    if table.value is not None:
+    if table.value is not None and e.values:
         column = table.value_along(1)
         value = _values.worth(column.reshape(*(1,) * (len(out) - 1), -1))
     return Info(out, moved, value)
@@ -98,6 +99,7 @@ def index_select(e: Engine, call: Call) -> Info:
     x: Info = call["self"]
     axis = call["dim"] % x.ndim
     factors = e.seal(x.factors, [axis], f"{call.where} addresses its axis by index")
+    e.fix(call["index"], f"{call.where} uses it as an index")
     value = x.value if x.value is not None and x.value.ndim == x.ndim and x.value.shape[axis] == 1 else None
     return Info(call.out, factors, value)
 

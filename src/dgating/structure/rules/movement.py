@@ -31,7 +31,7 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
         else:
             value = how(value.reshape((1,) * (x.ndim - value.ndim) + tuple(value.shape)))
         value = value if x.static else _values.worth(value)
-    return Info(out, factors, value)
+    return Info(out, factors, value, x.static)
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "_reshape_alias",
@@ -39,6 +39,9 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
 def view(e: Engine, call: Call) -> Info:
     """The same entries in the same order: split axes give joint labels, merged axes repeat them."""
     x: Info = call[call.first]
+    if "dtype" in call.args:  # other numbers from the same bits
+        e.fix(x, f"{call.where} reads its bits")
+        return Info(call.out)
     return move(x, call.out, lambda t: reshape(t, x.shape, call.out))
 
 
@@ -61,6 +64,8 @@ def permute(e: Engine, call: Call) -> Info:
             a, b = (-2, -1) if a is None or b is None else (a, b)
             a, b = a % x.ndim, b % x.ndim
             order[a], order[b] = order[b], order[a]
+    for f in x.factors:
+        e.boxes += [f.ids] if [a for a in order if a in f.axes] != list(f.axes) else []
     return move(x, call.out, lambda t: t.permute(order))
 
 
@@ -88,7 +93,22 @@ def slice_(e: Engine, call: Call) -> Info:
         index = range(n)[slice(call["start"], call["end"], call["step"])]
     if len(index) == n:
         return move(x, call.out, lambda t: t)
+    step = 1 if call.name == "aten::narrow" else call["step"]
+    if step > 1 and x.on(axis):
+        x = _strided(e, call, x, axis, index, step)
     return move(x, call.out, lambda t: _take(t, axis, index))
+
+
+def _strided(e: Engine, call: Call, x: Info, axis: int, index: range, step: int) -> Info:
+    """Every ``step``-th position (interleaved halves): positions leave in whole strides, or not at all."""
+    n = x.shape[axis]
+    reason = f"{call.where} uses its positions"
+    if n % step or len(index) != n // step or index[0] >= step:
+        return Info(x.shape, e.seal(x.factors, [axis], reason), x.value)
+    for f in x.on(axis):
+        ids = np.moveaxis(f.ids, axis + 1, -1)
+        e.strides.append(ids.reshape(*ids.shape[:-1], n // step, step))
+    return x
 
 
 @rule("select")
@@ -223,7 +243,7 @@ def expanded(e: Engine, x: Info, out: Shape, where: str) -> Info:
             e.expansions.append(Expansion(parents, children, tuple(a + 1 for a in grown)))
             e.uses.append(DirectUse(np.broadcast_to(parents, size), children, None, where))
             factors = [Factor(children)]
-    elif not factors:
+    elif not factors and not x.static:
         factors = [single(e.labels.fresh((out[a],)), a, len(out)) for a in grown if out[a] <= LARGEST_EXPANSION]
     return Info(out, factors, value)
 
@@ -236,7 +256,8 @@ def repeat(e: Engine, call: Call) -> Info:
     if call.name == "aten::repeat_interleave":
         times = call.get("repeats")
         if not isinstance(times, int) or call.get("dim") is None:
-            e.fix(x, f"{call.where} repeats its entries unevenly")
+            for info in call.tensors:
+                e.fix(info, f"{call.where} repeats its entries unevenly")
             return Info(out)
         axis = call["dim"] % x.ndim
         between = move(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]), lambda t: t.unsqueeze(axis + 1))
@@ -269,6 +290,8 @@ def shuffle(e: Engine, call: Call) -> Info:
         r = call["downscale_factor"]
         shape, order = (*lead, c, h // r, r, w // r, r), [*range(n), n, n + 2, n + 4, n + 1, n + 3]
     moved = tuple(shape[a] for a in order)
+    for f in x.factors:
+        e.boxes.append(np.stack([reshape(row, x.shape, shape) for row in f.ids]))
 
     def how(t: Tensor) -> Tensor:
         return reshape(reshape(t, x.shape, shape).permute(order), moved, call.out)

@@ -48,12 +48,18 @@ def batch_norm(e: Engine, call: Call) -> Info | list[Info]:
     return Info(call.out, merged, value)
 
 
+def _given(info: Info | None, n: int, absent: float) -> Tensor:
+    """A scale or shift per channel: a default where there is none, unknown where it is computed."""
+    if info is None or info.value is None:
+        return torch.full((n,), absent if info is None else _values.NAN, dtype=torch.float64)
+    return info.value.double()
+
+
 def _batch_norm_value(call: Call, x: Info, given: dict[str, Info | None], channel: int) -> Tensor | None:
     n = x.shape[channel]
     known = x.value_along(channel)
-    scale, shift, mean, var = (None if i is None or i.value is None else i.value.double() for i in given.values())
-    scale = torch.ones(n, dtype=torch.float64) if scale is None else scale
-    shift = torch.zeros(n, dtype=torch.float64) if shift is None else shift
+    scale, shift = (_given(i, n, absent) for i, absent in zip(given.values(), (1.0, 0.0), strict=False))
+    mean, var = (None if i is None else _given(i, n, 0.0) for i in list(given.values())[2:])
     running = call.name == "aten::_native_batch_norm_legit_no_training" or not (
         call.get("training") or call.get("use_input_stats")
     )
@@ -95,8 +101,6 @@ def _group_norm_value(call: Call, x: Info, groups: int) -> Tensor | None:
     known = x.value_along(1).view(groups, -1)
     normal = (known - known.mean(1, keepdim=True)) / torch.sqrt(known.var(1, keepdim=True, correction=0) + call["eps"])
     result = normal.reshape(c)
-    weight, bias = call.get("weight"), call.get("bias")
-    shift = torch.zeros(c, dtype=torch.float64) if bias is None or bias.value is None else bias.value.double()
-    if weight is not None and weight.value is not None:
-        result = torch.where(weight.value == 0, torch.zeros((), dtype=torch.float64), result * weight.value)
+    scale, shift = _given(call.get("weight"), c, 1.0), _given(call.get("bias"), c, 0.0)
+    result = torch.where(scale == 0, torch.zeros((), dtype=torch.float64), result * scale)
     return _values.worth((result + shift).reshape(1, c, *(1,) * (x.ndim - 2)))

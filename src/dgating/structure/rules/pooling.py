@@ -31,6 +31,8 @@ def pool(e: Engine, call: Call) -> Info | list[Info]:
         value = None
     if "avg_pool" in call.name and any(n for n in _list(call.get("padding", 0))) and call.get("count_include_pad"):
         value = _values.zero_only(value)
+    if call.get("divisor_override") is not None:
+        value = _values.zero_only(value)
     if isinstance(call.node.meta["val"], list | tuple):
         return [Info(shape, list(factors), value if i == 0 else None) for i, shape in enumerate(call.outs)]
     return Info(call.out, factors, value)

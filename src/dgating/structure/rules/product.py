@@ -34,7 +34,7 @@ def addmm(e: Engine, call: Call) -> Info:
     return project(e, call, x, -1, w, 0, 1, b)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul", "inner")
+@rule("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul")
 def matmul(e: Engine, call: Call) -> Info:
     """A matrix product; with weights on one side it is a layer, else attention or the like."""
     names = list(call.args)
@@ -84,7 +84,7 @@ def grouped_mm(e: Engine, call: Call) -> Info:
     assert w.value is not None
     weight = w.value.transpose(1, 2)
     _note(e, call, weight, e.labels.find(win), wout, known, None)
-    value = affine(weight, known, None, experts * n, constant=True)
+    value = affine(e, weight, known, 0.0, experts * n, constant=True)
     out = Factor(wout.reshape(experts, 1, n), tag)
     factors = [f for f in x.factors if not f.depends(1)] + [out]
     return Info(call.out, factors, None if value is None else value.reshape(experts, 1, n))
@@ -108,10 +108,9 @@ def project(e: Engine, call: Call, x: Info, axis: int, w: Info, w_in: int, w_out
     assert w.value is not None
     weight = w.value if w_in == 1 else w.value.t()
     known = x.value_along(axis)
-    shift = None if bias is None else bias.value
     fold = _fold(call, w, bias) if axis == x.ndim - 1 else None
     _note(e, call, weight[None], inputs[None], outputs[None], known[None], fold)
-    value = affine(weight[None], known[None], shift, n, constant=True)
+    value = affine(e, weight[None], known[None], shift_of(bias), n, constant=True)
     out = call.out
     if len(out) == x.ndim:
         factors = [f for f in x.factors if not f.depends(axis)]
@@ -122,25 +121,30 @@ def project(e: Engine, call: Call, x: Info, axis: int, w: Info, w_in: int, w_out
     return Info(out)
 
 
-def affine(weight: Tensor, known: Tensor, shift: Tensor | None, n: int, constant: bool) -> Tensor | None:
+def shift_of(bias: Info | None) -> Tensor | float:
+    """What a bias adds: nothing where there is none, something unknown where it is computed."""
+    return 0.0 if bias is None else _values.NAN if bias.value is None else bias.value.double()
+
+
+def affine(e: Engine, weight: Tensor, known: Tensor, shift: Tensor | float, n: int, constant: bool) -> Tensor | None:
     """Known outputs of a product: rows whose unknown inputs all have zero weights.
 
     ``weight`` is ``(g, n/g, k)``, ``known`` ``(g, k)``. Without ``constant``, inputs other than zero count as varying.
     """
+    if not e.values:
+        return None
     varies = known.isnan() if constant else known != 0
     rows = torch.zeros(weight.shape[:2], dtype=torch.bool)
     total = torch.zeros(weight.shape[:2], dtype=torch.float64)
     for g in range(weight.shape[0]) if weight.shape[0] <= 8 else [slice(None)]:
         w, v = weight[g], varies[g]
-        rows[g] = (w.ne(0) & v.unsqueeze(-2)).any(-1)
+        rows[g] = w.ne(0).any(-1) if bool(v.all()) else (w.ne(0) & v.unsqueeze(-2)).any(-1)
         if constant and bool((known[g].nan_to_num() != 0).any()):
             total[g] = (w.double() * known[g].nan_to_num().unsqueeze(-2)).sum(-1)
     if bool(rows.all()):
         return None
     result = torch.where(rows, _values.NAN, total).reshape(n)
-    if shift is not None:
-        result = result + shift.double()
-    return _values.worth(result)
+    return _values.worth(result + shift)
 
 
 def _note(e: Engine, call: Call, weight: Tensor, inputs: Ids, outputs: Ids, known: Tensor, fold: Fold | None) -> None:
@@ -196,7 +200,7 @@ def stacked(e: Engine, call: Call, x: Info, w: Info) -> Info:
     assert w.value is not None
     weight = w.value.transpose(1, 2)
     _note(e, call, weight, inputs, wout, known, None)
-    value = affine(weight, known, None, experts * m, constant=True)
+    value = affine(e, weight, known, 0.0, experts * m, constant=True)
     return Info(
         call.out,
         [*batch, Factor(wout.reshape(1, experts, 1, m))],

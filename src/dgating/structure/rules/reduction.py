@@ -14,8 +14,8 @@ from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "_safe_softmax", "softmin",
-      "logcumsumexp", "linalg_vector_norm_keep")  # fmt: skip
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "cumprod", "_safe_softmax",
+      "logcumsumexp")  # fmt: skip
 def along_axis(e: Engine, call: Call) -> Info:
     """Same shape, but every entry depends on the whole axis."""
     x: Info = call[call.first]
@@ -41,7 +41,7 @@ def reduce(e: Engine, call: Call) -> Info | list[Info]:
     if len(call.tensors) > 1:  # elementwise maximum of two tensors
         return Info(call.out, e.elementwise(call, call.tensors))
     dim = call.get("dim")
-    axes = list(range(x.ndim)) if dim is None or dim == [] else [d % x.ndim for d in _list(dim)]
+    axes = list(range(x.ndim)) if dim is None or dim == [] else [d % max(x.ndim, 1) for d in _list(dim) if x.ndim]
     factors = list(x.factors)
     summed = call.name == "aten::sum"
     kept = []
@@ -79,8 +79,6 @@ SAME: dict[str, Callable[[Tensor, int], Tensor]] = {
     "aten::amax": lambda v, n: v,
     "aten::amin": lambda v, n: v,
     "aten::sum": lambda v, n: v * n,
-    "aten::var": lambda v, n: v * 0,
-    "aten::std": lambda v, n: v * 0,
 }
 
 

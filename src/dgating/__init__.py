@@ -42,10 +42,14 @@ from dgating.reporting.plots import plot_group_norms as plot_group_norms
 from dgating.reporting.plots import plot_history as plot_history
 from dgating.reporting.report import Report as Report
 from dgating.reporting.report import report as report
+from dgating.select.blocks import blocks as blocks
 from dgating.select.by_dim import by_dim as by_dim
 from dgating.select.by_labels import by_labels as by_labels
+from dgating.select.coupled import coupled as coupled
+from dgating.select.experts import experts as experts
 from dgating.select.features import features as features
 from dgating.select.filters import filters as filters
+from dgating.select.heads import heads as heads
 from dgating.select.layers import layers as layers
 from dgating.select.neurons import neurons as neurons
 from dgating.select.whole import whole as whole
@@ -65,19 +69,23 @@ __all__ = [
     "ProximalSolution",
     "Report",
     "TimeBudget",
+    "blocks",
     "by_dim",
     "by_labels",
     "check_optimizer",
     "collapse_",
     "compact",
     "concat",
+    "coupled",
     "effective_penalty",
+    "experts",
     "export",
     "features",
     "filters",
     "gate_",
     "group_norms",
     "group_prox",
+    "heads",
     "imbalance",
     "is_gated",
     "layers",

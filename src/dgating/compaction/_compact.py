@@ -89,12 +89,7 @@ def compact(
     if target == "graph":
         plan, small, record_ = build_graph(model, args, named, fold_constants, verify)
     else:
-        engine = analyse(model, args, named)
-        plan = make_plan(model, engine, solve(engine, fold_constants))
-        del engine
-        small, record_ = build(model, plan, args, named)
-        if verify:
-            check_same(model, small, args, named, folded=bool(plan.folded))
+        plan, small, record_ = build_modules(model, args, named, fold_constants, verify)
     modes = {path: module.training for path, module in model.named_modules()}
     for path, twin in small.named_modules():
         twin.training = modes.get(path, model.training)
@@ -103,6 +98,29 @@ def compact(
     if optimizer is not None:
         slice_optimizer(optimizer, model, small, plan)
     return small
+
+
+def build_modules(
+    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, verify: bool
+) -> tuple[CompactionPlan, nn.Module, Record]:
+    """The compact model with its own classes.
+
+    A size that the forward only writes down (a mask for so many heads) may be out of reach of attributes: then a second
+    try leaves such tensors as they are.
+    """
+    for loose in (True, False):
+        engine = analyse(model, args, kwargs, loose=loose)
+        plan = make_plan(model, engine, solve(engine, fold_constants))
+        del engine
+        try:
+            small, record_ = build(model, plan, args, kwargs)
+            if verify:
+                check_same(model, small, args, kwargs, folded=bool(plan.folded))
+            return plan, small, record_
+        except CompactionError:
+            if not loose:
+                raise
+    raise AssertionError
 
 
 def build_graph(

@@ -164,15 +164,15 @@ def follow_weights(
             own_configs(module)
             pending.append(path)
     last = False
-    alike: dict[Any, set[str]] = {}  # layers of one class take the same attributes: only the first is tried out
+    alike: dict[Any, set[Any]] = {}  # layers of one class take the same attributes: only the first is tried out
     while pending:
         left = []
         for path in pending:
             module = small.get_submodule(path)
             candidates = size_attributes(module, changes[path])
-            kind = (type(module), tuple(name for _, name, _, _ in candidates))
+            kind = (type(module), tuple(_place(c, module) for c in candidates))
             if kind in alike:
-                chosen = [c for c in candidates if c[1] in alike[kind]]
+                chosen = [c for c in candidates if _place(c, module) in alike[kind]]
                 set_attributes(chosen, new=True)
             elif not last and not reached(path):
                 left.append(path)  # what runs before it is not right yet
@@ -182,7 +182,7 @@ def follow_weights(
             if chosen is None:
                 left.append(path)
                 continue
-            alike[kind] = {name for _, name, _, _ in chosen}
+            alike[kind] = {_place(c, module) for c in chosen}
             if chosen:
                 names = {id(v): k for k, v in vars(module).items()}
                 attributes[path] = [(names.get(id(o), ""), name, old, new) for o, name, old, new in chosen]
@@ -192,6 +192,10 @@ def follow_weights(
             last = True
         pending = left
     return attributes, []
+
+
+def _place(candidate: Any, module: nn.Module) -> tuple[bool, str]:
+    return candidate[0] is module, candidate[1]
 
 
 def _choose(candidates: list[Any], verdict: Callable[[], bool | None]) -> list[Any] | None:

@@ -106,15 +106,21 @@ class CompactionPlan:
         return "\n".join(lines)
 
 
-def analyse(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], dynamic_shapes: Any = None) -> Engine:
+def analyse(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    dynamic_shapes: Any = None,
+    loose: bool = True,
+) -> Engine:
     """Export the model and run every op rule on it.
 
     Twice: what the first walk finds fixed is plain from the start in the second, so that it cannot stand in the way of
     what comes before it in the graph.
     """
     captured = capture(model, args, dict(kwargs), keeps, dynamic_shapes)
-    plain = Engine(captured, RULES, fallback, values=False).run().fixed_axes()
-    return Engine(captured, RULES, fallback, plain).run()
+    plain = Engine(captured, RULES, fallback, values=False, loose=loose).run().fixed_axes()
+    return Engine(captured, RULES, fallback, plain, loose=loose).run()
 
 
 def plan_compaction(

@@ -165,7 +165,9 @@ class Engine:
         fallback: Callable[[Any], Rule | None],
         plain: dict[tuple[str, tuple[int, ...]], str] | None = None,
         values: bool = True,
+        loose: bool = True,
     ) -> None:
+        self.loose = loose  # whether tensors that are filled or copied in the forward may become smaller
         self.captured = captured
         self.values = values  # a walk for labels alone leaves out the products with weights
         self.plain = plain or {}  # axes that an earlier walk found fixed, with the reason: they get no labels
@@ -187,7 +189,7 @@ class Engine:
         inverse = {target: name for name, target in signature.inputs_to_buffers.items()}
         self.mutated = {inverse[target] for target in self.mutated if target in inverse}
         self.roles: dict[tuple[str, int], str] = {}
-        self.residual: list[tuple[Node, Node, Node]] = []
+        self.experts: list[list[str]] = []  # stacked weights, one matrix an expert
 
     # --- the walk ---
 
@@ -370,6 +372,16 @@ class Engine:
         if use.fold is not None:
             self.matrices.setdefault(id(use.fold.weight.tensor), []).append(use)
 
+    def class_of(self, factors: Iterable[Factor]) -> Ids:
+        """Every label that is in a class of these factors now, or in one that was copied into them."""
+        roots = [np.unique(self.labels.find(f.ids)) for f in factors]
+        wanted = np.unique(np.concatenate(roots)) if roots else np.zeros(0, dtype=np.int64)
+        for x in reversed(self.expansions):
+            hit = np.isin(self.labels.find(x.children), wanted)
+            parents = np.broadcast_to(x.parents, x.children.shape)[hit]
+            wanted = np.union1d(wanted, self.labels.find(parents))
+        return np.flatnonzero(np.isin(self.labels.find(np.arange(len(self.labels))), wanted))
+
     def _join_expansions(self) -> None:
         """Where copies are not told apart after all, parent and child are one class."""
         while True:
@@ -392,11 +404,11 @@ class Engine:
 
 @dataclass(eq=False)
 class Heads:
-    """An attention: class of each query head, and where it is."""
+    """An attention: a label of each of its heads, and all labels that were those of its values before they met."""
 
     node: Node
-    query: Ids
-    value: Ids
+    heads: Ids
+    values: Ids
 
 
 def is_convolution(node: Node) -> bool:

@@ -21,6 +21,7 @@ def attention(e: Engine, call: Call) -> Info | list[Info]:
     reason = f"it meets {call.where}"
     if call.get("enable_gqa") and q.ndim >= 3:
         k, v = (_for_queries(e, call, t, q.shape[-3]) for t in (k, v))
+    values = e.class_of(v.factors)
     operands = []
     for t, whole in ((q, [t - 1 for t in (q.ndim,)]), (k, [k.ndim - 2, k.ndim - 1]), (v, [v.ndim - 2, v.ndim - 1])):
         factors = e.seal(t.factors, whole, reason)
@@ -34,7 +35,7 @@ def attention(e: Engine, call: Call) -> Info | list[Info]:
     # the width of the output is whole, too: a head leaves with all of it
     factors = combine(e.labels, [*operands, ((1,) * (len(shape) - 1) + (shape[-1],), [])], shape, reason)
     for f in factors:
-        e.heads.append(Heads(call.node, f.ids, f.ids))
+        e.heads.append(Heads(call.node, f.ids, values))
     value = None
     if v.value is not None and v.value.ndim == v.ndim and v.value.shape[-2] == 1:
         value = _values.zero_only(v.value)

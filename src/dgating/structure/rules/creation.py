@@ -19,12 +19,13 @@ def create(e: Engine, call: Call) -> Info:
 LARGEST_FILL = 1_000_000  # labels of their own for the axes of a filled tensor
 
 
-@rule("full", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided",
-      "empty_strided", "empty_permuted")  # fmt: skip
+@rule("full", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
 def fill(e: Engine, call: Call) -> Info:
     """A tensor filled with one number: it may be made smaller along any axis."""
     out = call.out
-    factors = [single(e.labels.fresh((n,)), a, len(out)) for a, n in enumerate(out) if 1 < n <= LARGEST_FILL]
+    factors = [
+        single(e.labels.fresh((n,)), a, len(out)) for a, n in enumerate(out) if 1 < n <= LARGEST_FILL and e.loose
+    ]
     known = {"aten::zeros": 0.0, "aten::new_zeros": 0.0, "aten::ones": 1.0, "aten::new_ones": 1.0}.get(call.name)
     if "full" in call.name and isinstance(call["fill_value"], int | float):
         known = float(call["fill_value"])

@@ -12,7 +12,7 @@ from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 
 
-@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "copy")
+@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "copy", "rrelu")
 def pointwise(e: Engine, call: Call) -> Info:
     """Any function applied entry by entry."""
     operands = call.tensors
@@ -47,13 +47,13 @@ def masked_fill(e: Engine, call: Call) -> Info:
     return Info(call.out, e.elementwise(call, call.tensors), value)
 
 
-@rule("dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu")
+@rule("dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 def random(e: Engine, call: Call) -> Info | list[Info]:
     """Nothing in eval mode. A forward that insists on it keeps zeros at most."""
     x: Info = call[call.first]
     value = x.value
     if call.get("train") or call.get("training"):
-        value = None if "alpha" in call.name or "rrelu" in call.name else _values.zero_only(value)
+        value = None if "alpha" in call.name else _values.zero_only(value)
     if isinstance(call.node.meta["val"], list | tuple):
         return [Info(shape, list(x.factors), value if i == 0 else None) for i, shape in enumerate(call.outs)]
     return Info(x.shape, list(x.factors), value)
@@ -100,7 +100,7 @@ def _as_value(call: Call, x: Any) -> Tensor | None:
 
 def _value(call: Call, operands: list[Info]) -> Tensor | None:
     """Run the operation itself on the known values."""
-    if not operands or not _floating(call.node.meta["val"]):
+    if not operands or not _floating(call.node.meta["val"]) or call.get("training"):
         return None
     names = [k for k, v in call.args.items() if isinstance(v, Info)]
     if len(names) != len(operands):

@@ -32,7 +32,7 @@ def embedding(e: Engine, call: Call) -> Info:
 LONGEST_LIST = 64  # a written-out list of positions, such as ``x[..., [-1], :]``
 
 
-@rule("index", "_unsafe_index")
+@rule("index")
 def index(e: Engine, call: Call) -> Info:
     """Advanced indexing: the indexed axes are replaced by those of the index, the others move along."""
     x: Info = call["self"]

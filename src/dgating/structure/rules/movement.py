@@ -34,7 +34,7 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
     return Info(out, factors, value, x.static)
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "_reshape_alias",
+@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", 
       "_reshape_copy", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d", "ravel")  # fmt: skip
 def view(e: Engine, call: Call) -> Info:
     """The same entries in the same order: split axes give joint labels, merged axes repeat them."""
@@ -243,7 +243,7 @@ def expanded(e: Engine, x: Info, out: Shape, where: str) -> Info:
             e.expansions.append(Expansion(parents, children, tuple(a + 1 for a in grown)))
             e.uses.append(DirectUse(np.broadcast_to(parents, size), children, None, where))
             factors = [Factor(children)]
-    elif not factors and not x.static:
+    elif not factors and not x.static and e.loose:
         factors = [single(e.labels.fresh((out[a],)), a, len(out)) for a in grown if out[a] <= LARGEST_EXPANSION]
     return Info(out, factors, value)
 
@@ -271,6 +271,7 @@ def repeat(e: Engine, call: Call) -> Info:
     many = tuple(k for c, m in zip(copies, flat, strict=True) for k in (c, m))
     between = move(x, inner, lambda t: reshape(t, x.shape, inner))
     grown = expanded(e, between, many, call.where)
+    e.boxes += [f.ids for f in grown.factors]
     return move(grown, out, lambda t: reshape(t, many, out))
 
 

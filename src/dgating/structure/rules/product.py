@@ -78,7 +78,7 @@ def grouped_mm(e: Engine, call: Call) -> Info:
             inputs = np.broadcast_to(f.ids.reshape(f.ids.shape[0], k), (experts, k))
     win, wout = joint(e, w, (0, 1), call.where), joint(e, w, (0, 2), call.where)
     e.labels.union(inputs, win)
-    e.role(w, 1, "in")
+    _stack(e, w)
     routed = x.value is not None and x.value.ndim == 3 and x.value.shape[1] == 1
     known = x.value[:, 0].double().expand(experts, k) if routed else x.value_along(1).expand(experts, k)  # type: ignore[index]
     assert w.value is not None
@@ -187,8 +187,7 @@ def stacked(e: Engine, call: Call, x: Info, w: Info) -> Info:
     if not inputs.any():
         e.labels.fix(win, "it reads an axis that is fixed")
     e.labels.union(inputs, win)
-    e.role(w, 1, "in")
-    e.role(w, 2, "out")
+    _stack(e, w)
     pure = [[f for f in i.factors if not f.depends(2) and (i is x or not f.depends(1))] for i in (x, w)]
     batch = combine(
         e.labels,
@@ -208,6 +207,19 @@ def stacked(e: Engine, call: Call, x: Info, w: Info) -> Info:
     )
 
 
+def _stack(e: Engine, w: Info) -> None:
+    """Remember a stack of matrices and which of its axes is read, whichever way round it is stored."""
+    assert w.value is not None
+    where = w.value.data_ptr()
+    source = next((i for i in e.by_tensor.values() if i.weight and i.weight.tensor.data_ptr() == where), None)
+    if source is None or source.ndim != 3:
+        return
+    e.experts.append([source.weight.name])  # type: ignore[union-attr]
+    same = tuple(source.shape) == tuple(w.shape) and w.value.stride() == source.value.stride()  # type: ignore[union-attr]
+    e.role(source, 1 if same else 2, "in")
+    e.role(source, 2 if same else 1, "out")
+
+
 def _row(x: Info, g: int) -> Info:
     known = x.value is not None and x.value.ndim == x.ndim
     return Info(x.shape[1:], [], x.value[g if x.value.shape[0] > 1 else 0] if known else None)  # type: ignore[index, union-attr]
@@ -220,6 +232,7 @@ def activations(e: Engine, call: Call, x: Info, y: Info) -> Info:
             e.fix(info, f"it meets {call.where}")
         return Info(call.out)
     out, reason = call.out, f"it meets {call.where}"
+    values = e.class_of(y.factors) if x.ndim > 2 and y.ndim > 2 else np.zeros(0, dtype=np.int64)
     fx, fy = list(x.factors), list(y.factors)
     pure_x = [f for f in fx if f.axes == (x.ndim - 1,)]
     pure_y = [f for f in fy if f.axes == (y.ndim - 2,)]
@@ -235,7 +248,7 @@ def activations(e: Engine, call: Call, x: Info, y: Info) -> Info:
     factors = combine(e.labels, [((*x.shape[:-1], 1), fx), ((*y.shape[:-2], 1, y.shape[-1]), fy)], out, reason)
     for f in factors:
         if set(f.axes) <= set(range(len(out) - 2)) and f.axes:
-            e.heads.append(Heads(call.node, f.ids, f.ids))
+            e.heads.append(Heads(call.node, f.ids, values))
     return Info(out, factors, _zero_product(x, y))
 
 

@@ -29,7 +29,9 @@ def ranked(e: Engine, call: Call) -> list[Info]:
     x: Info = call[call.first]
     axis = call["dim"] % max(x.ndim, 1)
     factors = e.seal(x.factors, [axis], f"{call.where} runs over its axis")
-    return [Info(shape, list(factors)) for shape in call.outs]
+    order = [a for a in range(x.ndim) if a != axis or len(call.outs[0]) == x.ndim]
+    moved = [Factor(f.ids.reshape(f.ids.shape[0], *(f.ids.shape[a + 1] for a in order)), f.route) for f in factors]
+    return [Info(shape, list(moved)) for shape in call.outs]
 
 
 @rule("mean", "sum", "amax", "amin", "var", "std", "logsumexp", "norm", "linalg_vector_norm", "prod", "all", "any",

@@ -6,30 +6,17 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
+from dgating.compaction._check import check_same
 from dgating.compaction._graphs import Defaults, graph_copy, rewritten_module
-from dgating.compaction._inputs import Args, call_kwargs, check_model, evaluating, split_inputs, tensors_of
+from dgating.compaction._inputs import Args, call_kwargs, check_model, split_inputs
 from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
 from dgating.compaction._optimizer import check_sliceable, slice_optimizer
 from dgating.compaction._plan import CompactionPlan, analyse, make_plan
 from dgating.compaction._record import Record, describe_inputs
-from dgating.compaction._verify import (
-    LARGE,
-    difference,
-    inputs_to_check,
-    main_dtype,
-    part_of,
-    preserved,
-    quiet_copy,
-    run,
-    scale_of,
-    to_double,
-    tolerance,
-    weight_bytes,
-)
+from dgating.compaction._recorder import Recorder
 from dgating.structure._capture import CompactionError
 from dgating.structure._solve import solve
 
@@ -167,153 +154,3 @@ def shapes_of(model: nn.Module, plan: CompactionPlan) -> dict[str, list[int]]:
     """The full shapes of the tensors that were sliced."""
     named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     return {name: list(named[name].shape) for name in plan.slices}
-
-
-class Recorder:
-    """Inputs and outputs of some modules of the full model, to compare those of the compact one with."""
-
-    def __init__(
-        self, model: nn.Module, small: nn.Module, paths: list[str], args: Args, kwargs: Mapping[str, Any]
-    ) -> None:
-        self.small, self.paths = small, paths
-        self.args, self.kwargs = args, kwargs
-        self.inputs, self.outputs = record(model, paths, args, kwargs)
-        self.mine: dict[str, tuple[Any, Any]] = {}
-
-    def reached(self, path: str) -> bool:
-        """Whether the compact model runs as far as a module; what it gets there is recorded."""
-        if path not in self.mine:
-            self.mine |= record(self.small, self.paths, self.args, self.kwargs)[0]
-        return path in self.mine
-
-    def same(self, path: str) -> bool | None:
-        """Whether a module of the compact model does what it did; ``None``: the example does not run it."""
-        if path not in self.inputs:
-            return None
-        given = self.mine.get(path, self.inputs[path])
-        alike = _shapes(given) == _shapes(self.inputs[path])
-        module = self.small.get_submodule(path)
-        try:
-            result = run(module, *(self.inputs[path] if alike else given))
-        except Exception:  # the forward does not fit its weights: whatever it raises, these sizes are not the ones
-            return False
-        expected = self.outputs[path]
-        if len(result) != len(expected):
-            return False
-        return all(_alike(x, y) for x, y in zip(expected, result, strict=True))
-
-
-def _alike(before: tuple[str, Tensor], after: tuple[str, Tensor]) -> bool:
-    """The same numbers, or a part of them where an axis has shrunk."""
-    x, y = before[1], after[1]
-    if x.shape != y.shape:
-        return part_of(y, x)
-    kind = x.dtype if x.is_floating_point() else torch.float32
-    return difference([before], [after]) <= tolerance(kind) * scale_of([before])
-
-
-def record(
-    model: nn.Module, paths: list[str], args: Args, kwargs: Mapping[str, Any]
-) -> tuple[dict[str, tuple[Any, Any]], dict[str, list[tuple[str, Tensor]]]]:
-    """What some modules get and give in one run; a run that fails has recorded what came before."""
-    inputs: dict[str, tuple[Any, Any]] = {}
-    outputs: dict[str, list[tuple[str, Tensor]]] = {}
-    handles = []
-    for path in paths:
-
-        def before(_m: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
-            inputs.setdefault(path, (tuple(args), dict(kwargs)))
-
-        def after(_m: nn.Module, _i: Any, output: Any, path: str = path) -> None:
-            outputs.setdefault(path, [(n, t.clone()) for n, t in tensors_of(output)])
-
-        module = model.get_submodule(path)
-        handles += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
-    try:
-        with evaluating(model), torch.no_grad(), preserved(model):
-            model(*args, **kwargs)
-    except Exception:
-        if len(inputs) == 0:
-            raise
-    finally:
-        for handle in handles:
-            handle.remove()
-    return inputs, outputs
-
-
-def _shapes(call: Any) -> list[Any]:
-    return [x.shape for x in pytree.tree_leaves(call) if isinstance(x, Tensor)]
-
-
-def check_same(
-    model: nn.Module, small: nn.Module, args: Args, kwargs: Mapping[str, Any], folded: bool = False
-) -> float:
-    """Raise :class:`CompactionError` unless both models give the same outputs; the largest difference seen."""
-    a, b = model, small
-    dtype = main_dtype(model)
-    if dtype == torch.float32 and weight_bytes(model) < LARGE:
-        try:
-            doubles = quiet_copy(model).double(), quiet_copy(small).double()
-            wide = to_double((args, dict(kwargs)))
-            for twin in doubles:
-                run(twin, *wide)
-            (a, b), (args, kwargs), dtype = doubles, wide, torch.float64
-        except Exception:  # a forward that insists on a dtype (or a compact model that fails, which shows below)
-            pass
-    limit = tolerance(torch.float32 if folded and dtype == torch.float64 and a is not model else dtype)
-    worst = 0.0
-    for inputs in inputs_to_check(args, kwargs):
-        expected = run(a, *inputs)
-        try:
-            result = run(b, *inputs)
-        except Exception as error:
-            raise CompactionError(
-                f"the compact model does not run ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                f"{_culprit(a, b, inputs)} Use target='graph', which needs no attributes, or "
-                "dg.register_module_rule for the type of that module."
-            ) from error
-        gap = difference(expected, result)
-        if gap > limit * scale_of(expected) and difference(expected, run(a, *inputs)) > limit * scale_of(expected):
-            raise CompactionError(
-                f"{type(model).__name__} gives other outputs each time it is called, in eval mode, too: there is no "
-                "function to keep. Make its forward deterministic, or pass verify=False at your own risk."
-            )
-        if gap > limit * scale_of(expected):
-            raise CompactionError(
-                f"the compact model is not the same function: the outputs differ by {gap:.3g} "
-                f"(tolerance {limit * scale_of(expected):.1g}). {_culprit(a, b, inputs)} This is a bug in a rule of "
-                "the structure engine or of a module; target='graph' may work."
-            )
-        worst = max(worst, gap)
-    return worst
-
-
-def _culprit(a: nn.Module, b: nn.Module, inputs: Any) -> str:
-    """Name the first module whose output differs though its shape is the same, or that raises."""
-    outputs: list[dict[str, list[tuple[str, Tensor]]]] = [{}, {}]
-    order: list[str] = []
-    for side, model in enumerate((a, b)):
-        handles = []
-        for path, module in model.named_modules():
-            if path:
-
-                def hook(_m: nn.Module, _i: Any, out: Any, path: str = path, side: int = side) -> None:
-                    outputs[side].setdefault(path, tensors_of(out))
-                    if side == 0 and path not in order:
-                        order.append(path)
-
-                handles.append(module.register_forward_hook(hook))
-        try:
-            run(model, *inputs)
-        except Exception:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
-    for path in order:
-        if path not in outputs[1]:
-            return f"It fails in or before {path!r}."
-        x, y = outputs[0][path], outputs[1][path]
-        if [t.shape for _, t in x] == [t.shape for _, t in y] and difference(x, y) > 1e-6 * scale_of(x):
-            return f"The first module that differs is {path!r}."
-    return "No single module differs."

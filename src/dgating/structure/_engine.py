@@ -5,6 +5,7 @@ The rules (``structure/rules``) do the work, one an operation; this file holds w
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,7 +167,13 @@ class Engine:
         plain: dict[tuple[str, tuple[int, ...]], str] | None = None,
         values: bool = True,
         loose: bool = True,
+        layouts: dict[str, set[tuple[int, ...]]] | None = None,
     ) -> None:
+        self.layouts = (
+            layouts or {}
+        )  # axes of weights that an earlier walk saw merged into one: they are labelled jointly
+        self.merged: dict[str, set[tuple[int, ...]]] = {}
+        self.origins: list[tuple[int, str, int]] = []  # first label, weight and axis
         self.loose = loose  # whether tensors that are filled or copied in the forward may become smaller
         self.captured = captured
         self.values = values  # a walk for labels alone leaves out the products with weights
@@ -243,17 +250,49 @@ class Engine:
         if any(is_convolution(user) and user.args[1] is node for user in node.users):
             return [single(self.labels.fresh((shape[0],)), 0, len(shape))] if shape[0] > 1 else []
         ndim = len(shape)
-        stacked = ndim > 1 and shape[0] > 1 and (ndim >= 3 or any(is_row_index(user, node) for user in node.users))
+        name = self.captured.weights[node].name
+        if name in self.layouts:
+            return self._joint_factors(shape, self.layouts[name])
+        # a walk for labels alone leaves axes apart, to see which of them are merged
+        stacked = self.values and ndim > 1 and shape[0] > 1
+        stacked = stacked and (ndim >= 3 or any(is_row_index(user, node) for user in node.users))
         factors = []
         for axis, n in enumerate(shape):
             if n == 1:
                 continue
+            self.origins.append((len(self.labels), name, axis))
             if axis == 0 or not stacked:
                 factors.append(single(self.labels.fresh((n,)), axis, ndim))
             else:
                 ids = self.labels.fresh((shape[0], n))
                 factors.append(Factor(ids.reshape(1, shape[0], *(n if i == axis else 1 for i in range(1, ndim)))))
         return factors
+
+    def _joint_factors(self, shape: Shape, merged: set[tuple[int, ...]]) -> list[Factor]:
+        """One factor over all the axes that are merged somewhere, one for every other axis."""
+        runs: list[set[int]] = [{a} for a in range(len(shape))]
+        for axes in merged:
+            touched = [r for r in runs if r & set(axes)]
+            runs = [r for r in runs if not r & set(axes)] + [set().union(*touched)]
+        factors = []
+        for run in runs:
+            size = tuple(n if a in run else 1 for a, n in enumerate(shape))
+            if max(size, default=1) > 1:
+                factors.append(Factor(self.labels.fresh(size)[None]))
+        return factors
+
+    def note_merged(self, found: Sequence[Factor]) -> None:
+        """Several factors on one axis: if they are axes of one weight, the next walk labels them jointly."""
+        starts = [start for start, _, _ in self.origins]
+        by_weight: dict[str, set[int]] = {}
+        for f in found:
+            place = bisect.bisect_right(starts, int(f.ids.max())) - 1
+            if place >= 0:
+                _, name, axis = self.origins[place]
+                by_weight.setdefault(name, set()).add(axis)
+        for name, axes in by_weight.items():
+            if len(axes) > 1:
+                self.merged.setdefault(name, set()).add(tuple(sorted(axes)))
 
     def _call(self, node: Node) -> Any:
         if not hasattr(node.target, "_schema"):
@@ -350,6 +389,7 @@ class Engine:
         result = np.zeros(info.shape[axis], dtype=np.int64)
         found = info.on(axis)
         if len(found) > 1:
+            self.note_merged(found)
             found = self._tidy(self.seal(found, [a for a in range(info.ndim) if a != axis], reason))
         if len(found) > 1:
             for f in found:

@@ -167,6 +167,7 @@ def joint(e: Engine, x: Info, axes: tuple[int, int], where: str) -> Ids:
     result = np.zeros((x.shape[a], x.shape[b]), dtype=np.int64)
     found = x.on(b)
     if len(found) > 1:
+        e.note_merged(found)
         for f in found:
             e.labels.fix(f.ids, f"it meets {where}")
         return result

@@ -80,6 +80,9 @@ SAME: dict[str, Callable[[Tensor, int], Tensor]] = {
     "aten::mean": lambda v, n: v,
     "aten::amax": lambda v, n: v,
     "aten::amin": lambda v, n: v,
+    "aten::max": lambda v, n: v,
+    "aten::min": lambda v, n: v,
+    "aten::median": lambda v, n: v,
     "aten::sum": lambda v, n: v * n,
 }
 

@@ -122,7 +122,9 @@ def analyse(
     first = Engine(captured, RULES, fallback, values=False, loose=loose).run()
     if first.merged:
         first = Engine(captured, RULES, fallback, values=False, loose=loose, layouts=first.merged).run()
-    return Engine(captured, RULES, fallback, first.fixed_axes(), loose=loose, layouts=first.layouts).run()
+    second = Engine(captured, RULES, fallback, first.fixed_axes(), loose=loose, layouts=first.layouts).run()
+    second.unknown = first.unknown | second.unknown
+    return second
 
 
 def plan_compaction(
@@ -236,6 +238,7 @@ def _describe(
     signature = np.zeros(len(engine.labels), dtype=np.uint64)
     random = np.random.default_rng(0)
     members: list[np.ndarray] = []
+    stuck: dict[tuple[str, int], np.ndarray] = {}  # units beside free ones that cannot leave
     fixed = [(name, axes[-1], reason) for (name, axes), reason in engine.plain.items()]
     for info in weights:
         assert info.weight is not None
@@ -247,6 +250,7 @@ def _describe(
                 fixed.append((info.weight.name, axis, engine.labels.reason(int(roots[0]))))
                 continue
             sites.append((info.weight.name, axis))
+            stuck[info.weight.name, axis] = roots[engine.labels.fixed(roots)]
             members.append(free)
             signature[free] += random.integers(1, 2**63, dtype=np.uint64)
     families: dict[int, list[tuple[str, int]]] = {}
@@ -261,6 +265,9 @@ def _describe(
         because: dict[str, int] = {}
         for r in roots[~dead]:
             why = solution.cause.get(int(r), "it stays")
+            because[why] = because.get(why, 0) + 1
+        for r in stuck.get(where[0], ()):
+            why = engine.labels.reason(int(r))
             because[why] = because.get(why, 0) + 1
         found.append(Units(tuple(where), len(roots), int(dead.sum()), because))
     return tuple(found), tuple(fixed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -110,8 +111,12 @@ def _unbacked(value: Any) -> bool:
 
 
 def _decompositions(keep: Callable[[Any], bool]) -> dict[Any, Any]:
-    table = torch.export.default_decompositions()
-    return {op: how for op, how in table.items() if not keep(op)}
+    return {op: how for op, how in _table().items() if not keep(op)}
+
+
+@functools.cache
+def _table() -> dict[Any, Any]:
+    return dict(torch.export.default_decompositions().items())
 
 
 def _attribute(model: nn.Module, path: str) -> Tensor:

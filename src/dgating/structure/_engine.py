@@ -381,7 +381,8 @@ class Engine:
         for one in as_list(info):
             for f in one.factors:
                 self.labels.fix(f.ids, reason)
-            one.factors = []
+            if one.weight is None:  # the report asks weights for the reason
+                one.factors = []
 
     def along(self, info: Info, axis: int, reason: str) -> Ids:
         """One label an index of an axis (0 where fixed): joint factors are merged along their other axes."""

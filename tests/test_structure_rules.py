@@ -1,0 +1,209 @@
+"""Every op rule keeps its contract: what it lets go can leave, what it fixes stays, and the function never changes."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+
+import dgating as dg
+from dgating.compaction import _plan
+from dgating.structure.rules import RULES
+from tests.rule_cases import ABSENT, CASES, DECOMPOSED, Branch, Once, OpCase
+
+SIZE = 40  # operations exported as one model: an export costs far more than an operation in it
+MODES = {"module": ["zero", "constant", "unread", "mixed"], "graph": ["zero", "unread", "mixed"]}
+
+
+class Many(nn.Module):
+    """Operations that have nothing to do with each other, side by side."""
+
+    def __init__(self, cases: tuple[OpCase, ...]) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([Branch(c) for c in cases])
+
+    def forward(self, xs):
+        return [branch(x) for branch, x in zip(self.branches, xs, strict=True)]
+
+
+class Group:
+    """Some cases as one model, exported once for all the weights that are tried."""
+
+    def __init__(self, cases: tuple[OpCase, ...], free: bool = False) -> None:
+        torch.manual_seed(0)
+        self.cases = cases
+        self.model = Many(cases).eval()
+        self.inputs = [[b.example() for b in self.model.branches] for _ in range(2)]
+        self.fresh = copy.deepcopy(self.model.state_dict())
+        shapes = ([{0: Dim.AUTO} for _ in cases],) if free else None
+        self.once = Once(self.model, ((self.inputs[0],), {}), shapes)
+
+    def operations(self) -> list[set[str]]:
+        """The operations in the graph, branch by branch."""
+        found: list[set[str]] = [set() for _ in self.cases]
+        for node in self.once.exported.program.graph.nodes:
+            stack = node.meta.get("nn_module_stack") or {}
+            path = next((p for p, _ in stack.values() if p.startswith("branches.")), None)
+            if hasattr(node.target, "_schema") and path is not None:
+                found[int(path.split(".")[1])].add(node.target._schema.name)
+        return found
+
+    def compact(self, target: str) -> nn.Module:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(_plan, "capture", self.once.capture)
+            return dg.compact(self.model, (self.inputs[0],), target=target, verify=False)
+
+
+@torch.no_grad()
+def silence(branch: Branch, case: OpCase, mode: str) -> set[int]:
+    """Zero some units of the producer, or the slices that read them. The units that have to leave, if any."""
+    draw = random.Random(f"{case.id} {mode}")
+    bias, read = getattr(branch.a, "bias", None), branch.b.weight
+    units = branch.a.weight if bias is not None else branch.a.weight.t()  # the columns of an embedding
+    dead: set[int] = set()
+    if mode in ("zero", "unread"):
+        several = len(case.units) // 2 if len(case.units) < case.width else len(case.units) - 1
+        for unit in draw.sample(case.units, draw.randint(1, max(several, 1))):
+            dead.update(unit)
+    if mode == "zero":
+        units[list(dead)] = 0
+        if bias is not None:
+            bias[list(dead)] = 0
+    if mode == "unread":
+        if read.shape[1] == case.width:
+            read[:, list(dead)] = 0
+        elif read.shape[1] == len(case.units):
+            read[:, [i for i, unit in enumerate(case.units) if dead.issuperset(unit)]] = 0
+    if mode in ("constant", "mixed"):
+        for i in draw.sample(range(case.width), case.width // 2):
+            units[i] = draw.choice([0.0, 0.3, -0.7]) if bias is None else 0
+            if bias is not None:
+                bias[i] = draw.choice([0.0, 0.3, -0.7, 2.0])
+    if mode == "mixed":
+        read[:, [i for i in range(read.shape[1]) if draw.random() < 0.6]] = 0
+    return dead
+
+
+@dataclass
+class Outcome:
+    """What became of one case: how many units left, why the rest stay, and how far the function moved."""
+
+    dead: set[int]
+    left: int
+    sliced: list[str]
+    reasons: list[str]
+    worst: float
+
+
+def outcome_of(group: Group, small: nn.Module, dead: list[set[int]]) -> list[Outcome | Exception]:
+    plan = small.compaction
+    worst = [0.0] * len(group.cases)
+    with torch.no_grad():
+        for inputs in group.inputs:
+            for i, (x, y) in enumerate(zip(group.model(inputs), small(inputs), strict=True)):
+                same = x.shape == y.shape and torch.equal(x.isnan(), y.isnan())
+                gap = (x - y).abs()[~((x == y) | x.isnan())] if same else torch.tensor([float("inf")])
+                worst[i] = max(worst[i], float(gap.max()) if gap.numel() else 0.0)
+    found: list[Outcome | Exception] = []
+    for i, case in enumerate(group.cases):
+        name = f"branches.{i}.a.weight"
+        kept = [s.keep.shape[-1] for s in plan.slices.get(name, [])]
+        reasons = [why for n, _, why in plan.fixed if n == name]
+        reasons += [why for u in plan.units if name in [n for n, _ in u.sites] for why in u.kept_because]
+        sliced = [n for n in plan.slices if n.startswith(f"branches.{i}.")]
+        found.append(Outcome(dead[i], case.width - min(kept, default=case.width), sliced, reasons, worst[i]))
+    return found
+
+
+@functools.cache
+def group_of(cases: tuple[OpCase, ...]) -> Group:
+    return Group(cases)
+
+
+@functools.cache
+def outcomes(cases: tuple[OpCase, ...], mode: str, target: str) -> list[Outcome | Exception]:
+    """One row a case; where the model of all of them fails, every case stands on its own."""
+    try:
+        group = group_of(cases)
+        group.model.load_state_dict(group.fresh)
+        dead = [silence(b, c, mode) for b, c in zip(group.model.branches, cases, strict=True)]
+        return outcome_of(group, group.compact(target), dead)
+    except Exception as error:
+        return [error] if len(cases) == 1 else [outcomes((c,), mode, target)[0] for c in cases]
+
+
+def _places() -> dict[OpCase, tuple[tuple[OpCase, ...], int]]:
+    """Which model a case is in, and where. Sizes written into a forward can only follow in a graph."""
+    places = {}
+    for module in (True, False):
+        mine = [c for c in CASES if c.module == module]
+        for start in range(0, len(mine), SIZE):
+            chunk = tuple(mine[start : start + SIZE])
+            places.update({case: (chunk, i) for i, case in enumerate(chunk)})
+    return places
+
+
+PLACES = _places()
+RUNS = [pytest.param(c, t, id=f"{c.id}-{t}") for c in CASES for t in MODES if c.module or t == "graph"]
+
+
+def outcome(case: OpCase, mode: str, target: str) -> Outcome:
+    cases, i = PLACES[case]
+    found = outcomes(cases, mode, target)[i]
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+@pytest.mark.parametrize(("case", "target"), RUNS)
+def test_function_is_unchanged(case, target):
+    """Whichever units are zero, another constant or unread: what is removed was exactly nothing."""
+    assert {m: outcome(case, m, target).worst for m in MODES[target]} == dict.fromkeys(
+        MODES[target], pytest.approx(0, abs=1e-10)
+    )
+
+
+@pytest.mark.parametrize(("case", "target"), RUNS)
+def test_units_leave_or_stay_as_the_table_says(case, target):
+    if case.expect in ("passes", "hides"):
+        found = outcome(case, "zero" if case.expect == "passes" else "unread", target)
+        assert found.left == len(found.dead) > 0, found.reasons
+    if case.expect == "fixes":
+        for mode in MODES[target]:
+            found = outcome(case, mode, target)
+            assert found.sliced == []
+            assert found.reasons
+            assert all(found.reasons)
+
+
+def full(name: str) -> str:
+    return name if "::" in name else f"aten::{name}"
+
+
+def test_the_table_covers_every_rule():
+    listed = {full(n) for c in CASES for n in c.name.split()} | {full(n) for n in ABSENT}
+    assert RULES.keys() - listed == set()
+    assert not ABSENT.keys() & {n for c in CASES for n in c.name.split()}
+
+
+def test_every_operation_of_the_table_reaches_its_rule():
+    """Each is in an exported graph under its own name, or the table says under which other."""
+    reached: set[str] = set()
+    for cases in dict.fromkeys(chunk for chunk, _ in PLACES.values()):
+        for case, found in zip(cases, group_of(cases).operations(), strict=True):
+            if not found:
+                continue
+            reached |= found
+            for name in case.name.split():
+                became = DECOMPOSED.get(name, name)
+                assert full(name) in found or not became or full(became) in found, (case.id, name, found)
+    sizes = tuple(c for c in CASES if c.name.startswith("sym_"))
+    reached |= set().union(*Group(sizes, free=True).operations())
+    assert {full(n) for n in DECOMPOSED} & reached <= {full(n) for n in ("sub", "to")}
+    assert RULES.keys() - reached == {full(n) for n in [*ABSENT, *DECOMPOSED]} & RULES.keys()

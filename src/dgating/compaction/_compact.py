@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
 from dgating.compaction._check import check_same
@@ -16,7 +17,7 @@ from dgating.compaction._modules import fold_, follow_weights, module_changes, s
 from dgating.compaction._optimizer import check_sliceable, slice_optimizer
 from dgating.compaction._plan import CompactionPlan, analyse, make_plan
 from dgating.compaction._record import Record, describe_inputs
-from dgating.compaction._recorder import Recorder
+from dgating.compaction._recorder import Recorder, record
 from dgating.structure._capture import CompactionError
 from dgating.structure._solve import solve
 
@@ -147,7 +148,15 @@ def build(model: nn.Module, plan: CompactionPlan, args: Args, kwargs: Mapping[st
             )
         rewritten_module(model, small, path, plan.slices, *recorder.inputs[path])
         inputs[path] = describe_inputs(*recorder.inputs[path])
+    _count_features(small, args, kwargs)
     return small, Record(plan, "module", shapes_of(model, plan), attributes, inputs)
+
+
+def _count_features(small: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> None:
+    """Norms without tensors of their own know their channels from what they get alone."""
+    bare = {p: m for p, m in small.named_modules() if isinstance(m, _InstanceNorm) and not m.state_dict()}
+    for path, (given, _) in (record(small, list(bare), args, kwargs)[0] if bare else {}).items():
+        bare[path].num_features = given[0].shape[given[0].ndim - bare[path]._get_no_batch_dim()]
 
 
 def shapes_of(model: nn.Module, plan: CompactionPlan) -> dict[str, list[int]]:

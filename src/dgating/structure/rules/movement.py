@@ -291,8 +291,13 @@ def shuffle(e: Engine, call: Call) -> Info:
         r = call["downscale_factor"]
         shape, order = (*lead, c, h // r, r, w // r, r), [*range(n), n, n + 2, n + 4, n + 1, n + 3]
     moved = tuple(shape[a] for a in order)
+    whole = [n + 1] if "channel" in call.name else [n + 2, n + 3] if call.name == "aten::pixel_shuffle" else []
     for f in x.factors:
-        e.boxes.append(np.stack([reshape(row, x.shape, shape) for row in f.ids]))
+        ids = np.stack([reshape(row, x.shape, shape) for row in f.ids])
+        e.boxes.append(ids)
+        if whole:  # the number of blocks (or the side of a cell) is an argument: every block keeps the same positions
+            last = np.moveaxis(ids, whole, range(-len(whole), 0))
+            e.strides.append(last.reshape(*last.shape[: -len(whole)], -1))
 
     def how(t: Tensor) -> Tensor:
         return reshape(reshape(t, x.shape, shape).permute(order), moved, call.out)

@@ -56,6 +56,12 @@ class Labels:
         while a.size:
             # Each larger root points at the smallest of its partners; what that leaves apart is met next round.
             np.minimum.at(self._parent, np.maximum(a, b), np.minimum(a, b))
+            while True:  # a chain of n links is followed in log n steps
+                above = self._parent[touched]
+                further = self._parent[above]
+                if np.array_equal(above, further):
+                    break
+                self._parent[touched] = further
             a, b = self.find(a), self.find(b)
             differ = a != b
             a, b = a[differ], b[differ]

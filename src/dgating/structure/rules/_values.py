@@ -23,7 +23,7 @@ def evaluate(f: Callable[..., Any], values: Sequence[Tensor | None]) -> Tensor |
             one = one.double()
         nan = one.isnan()
         unknown = nan if unknown is None else unknown | nan
-        filled.append(one.nan_to_num(0.0))
+        filled.append(torch.where(nan, 0.0, one))
     assert unknown is not None
     if bool(unknown.all()):
         return None

@@ -1,7 +1,7 @@
 """The contract of every op rule, one row a use: the operation between a layer that makes units and one that reads them.
 
-``passes`` rows let units through and what is known of them; after ``hides`` rows nothing is known of them, so that they
-leave only when nothing reads them; ``fixes`` rows let none leave; ``sound`` rows promise no more than the same function.
+``passes`` rows let units through and what is known of them; after ``hides`` rows nothing is known of them, so that
+they leave only when nothing reads them; ``fixes`` rows let none leave; ``sound`` rows promise the same function only.
 ``DECOMPOSED`` names what torch writes as other operations before a rule can see it, ``ABSENT`` what no model on a CPU
 can call. A new op rule is one more row.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -287,8 +286,8 @@ def grouped_queries(x: Tensor) -> Tensor:
 
 passes("scaled_dot_product_attention", attention(), units=runs(2))
 passes("scaled_dot_product_attention", attention(is_causal=True), note="causal", units=runs(2))
-passes("scaled_dot_product_attention", Made(lambda n: With(lambda x, m: attention(attn_mask=m)(x), (4, 4))), note="mask",
-       units=runs(2))  # fmt: skip
+passes("scaled_dot_product_attention", Made(lambda n: With(lambda x, m: attention(attn_mask=m)(x), (4, 4))),
+       note="mask", units=runs(2))  # fmt: skip
 passes("scaled_dot_product_attention", grouped_queries, note="grouped queries", units=runs(2))
 passes("_scaled_dot_product_flash_attention_for_cpu", flash, units=runs(2))
 

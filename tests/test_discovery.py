@@ -55,7 +55,8 @@ def outputs(model, inputs):
 
 QUICK = {
     ("llama", "heads"), ("llama", "query"), ("llama", "value"), ("llama", "blocks"), ("phi3", "value"),
-    ("gpt2", "heads"), ("nanogpt", "value"), ("mixtral", "neurons"), ("encoder_norm_last", "heads"), ("bert", "neurons"),
+    ("gpt2", "heads"), ("nanogpt", "value"), ("mixtral", "neurons"), ("encoder_norm_last", "heads"),
+    ("bert", "neurons"),
     ("resnet18", "coupled"), ("densenet", "coupled"), ("regnet", "coupled"), ("resnet18", "blocks"), ("vit", "blocks"),
 }  # fmt: skip
 CASES = [pytest.param(*c, id="-".join(c), marks=() if c in QUICK else pytest.mark.slow) for c in EXPECTED]

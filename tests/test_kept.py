@@ -412,10 +412,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (p(x).view(*x.shape[:2], -1, 3).transpose(1, 2) for p in (self.q, self.k, self.v))
         mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril(-1) if self.mask else None
-        if self.softmax:
-            y = (q @ k.transpose(-1, -2)).softmax(-1) @ v
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, mask)
+        by_hand = (q @ k.transpose(-1, -2)).softmax(-1) @ v
+        y = by_hand if self.softmax else F.scaled_dot_product_attention(q, k, v, mask)
         return self.o(y.transpose(1, 2).flatten(2))
 
 

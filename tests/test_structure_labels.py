@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 
 from dgating.structure._engine import Info
 from dgating.structure._factors import (
-    Factor, combine, concatenate, narrow, numel, regroup, reshape, reshape_factor, seal, simplify, single, take, unroute,
+    Factor,
+    combine,
+    concatenate,
+    narrow,
+    numel,
+    regroup,
+    reshape,
+    reshape_factor,
+    seal,
+    simplify,
+    single,
+    take,
+    unroute,
 )  # fmt: skip
 from dgating.structure._labels import FIXED, Labels
 from dgating.structure._sizes import Slice, apply, new_shape, slices_of
@@ -70,7 +82,7 @@ def test_labels_keep_the_first_reason():
 
 
 def test_chains_are_merged_in_few_steps():
-    """Each label meets its neighbour, as in ``x[1:] + x[:-1]``: milliseconds, or minutes if parents are followed one by one."""
+    """Each label meets its neighbour, as in ``x[1:] + x[:-1]``: minutes if parents were followed one by one."""
     labels = Labels()
     ids = labels.fresh((30_000,))
     start = time.process_time()

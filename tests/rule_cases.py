@@ -372,7 +372,7 @@ passes("conv2d", conv(nn.Conv2d, 12, groups=6, padding=1), "image", note="depthw
 passes("conv_transpose2d", conv(nn.ConvTranspose2d, 4, groups=2, stride=2), "image", note="grouped", units=strided(2))
 passes("conv_transpose1d", conv(nn.ConvTranspose1d, 12, groups=6), "signal", note="depthwise")
 passes("conv2d", conv(nn.Conv2d, 4, padding=1, padding_mode="reflect"), "image", note="reflected border")
-passes("conv2d", conv(nn.Conv2d, 4, padding="same"), "image", note="same")
+passes("conv2d", conv(nn.Conv2d, 4, kernel_size=3, padding="same"), "image", note="same")
 passes("conv2d", Made(lambda n: With(lambda x, w, b: F.conv2d(x, w, b * x.sum()), (4, n, 2, 2), (4,))), "image",
        note="computed bias")  # fmt: skip
 fixes("conv2d", Made(lambda n: With(lambda x, w: F.conv2d(x, w * x.sum()), (4, n, 2, 2))), "image",
@@ -569,7 +569,9 @@ fixes("rms_norm", Made(lambda n: nn.RMSNorm(n)))
 fixes("_fused_rms_norm", lambda x: aten._fused_rms_norm(x, [6], None, 1e-5)[0])
 passes("batch_norm", Made(batch_norm), "image")
 passes("batch_norm", Made(lambda n: batch_norm(n, affine=False)), "image", note="no scale")
-passes("batch_norm", Made(lambda n: batch_norm(n, track_running_stats=False)), "image", note="of the batch")
+passes(
+    "_native_batch_norm_legit", Made(lambda n: batch_norm(n, track_running_stats=False)), "image", note="of the batch"
+)
 passes("batch_norm", Made(lambda n: batch_norm(n, 1)), "rows", note="rows")
 sound("batch_norm", normalised(lambda x, w, b, m, v: F.batch_norm(x, m, v, w * x.sum(), b * x.sum())), "image",
        note="computed scale")  # fmt: skip
@@ -720,6 +722,7 @@ ABSENT = {
 
 # What torch.export always writes with other operations ("": with none). Nearly all are views that belong to autograd.
 DECOMPOSED = {
+    "_reshape_alias": "view",
     "_unsafe_index": "index",
     "adjoint": "transpose",
     "alpha_dropout": "",

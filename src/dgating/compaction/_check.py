@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgating.compaction._inputs import Args, tensors_of
 from dgating.compaction._verify import (
@@ -25,28 +27,53 @@ from dgating.compaction._verify import (
 from dgating.structure._capture import CompactionError
 
 
+ROUNDED = 1e-6  # what single roundings to float32 may do inside a float64 run, relative to the largest output
+
+
 def check_same(
     model: nn.Module, small: nn.Module, args: Args, kwargs: Mapping[str, Any], folded: bool = False
 ) -> float:
     """Raise :class:`CompactionError` unless both models give the same outputs; the largest difference seen."""
     a, b, given = model, small, (args, kwargs)
-    dtype = main_dtype(model)
+    dtype, rounds = main_dtype(model), False
     if dtype == torch.float32 and weight_bytes(model) < LARGE:
         try:
             doubles = quiet_copy(model).double(), quiet_copy(small).double()
             wide = to_double((args, dict(kwargs)))
             for twin in doubles:
                 run(twin, *wide)
+            rounds = rounds_to_float32(doubles[0], *wide)
             (a, b), (args, kwargs), dtype = doubles, wide, torch.float64
         except Exception:  # a forward that insists on a dtype (or a compact model that fails, which shows below)
             pass
-        if a is not model and not folded and not _has_graph(small):
+        if a is not model and not folded and not rounds and not _has_graph(small):
             return _compare(a, b, args, kwargs, tolerance(dtype))
         if a is not model:
-            # A graph has the casts of its tracing in it, and a folded constant has been rounded: both are float32.
-            _compare(a, b, args, kwargs, tolerance(torch.float32))
-            args, kwargs = given
-    return _compare(model, small, args, kwargs, tolerance(main_dtype(model)))
+            # A graph has the casts of its tracing in it, a folded constant has been rounded, and some forwards cast to
+            # float32 themselves: float64 tells no more than float32 then.
+            _compare(a, b, args, kwargs, ROUNDED)
+    limit = tolerance(main_dtype(model))
+    if main_dtype(model) == torch.float64 and (folded or _has_graph(small) or rounds_to_float32(model, *given)):
+        limit = ROUNDED
+    return _compare(model, small, *given, limit)
+
+
+class _Float32(TorchDispatchMode):
+    """Whether any operation puts out single precision."""
+
+    seen = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.seen |= any(isinstance(t, Tensor) and t.dtype == torch.float32 for t in pytree.tree_leaves(out))
+        return out
+
+
+def rounds_to_float32(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a model in float64 casts to float32 on its way."""
+    with _Float32() as mode:
+        run(model, args, kwargs)
+    return mode.seen
 
 
 def _has_graph(model: nn.Module) -> bool:

@@ -26,7 +26,6 @@ from dgating.compaction._verify import (
 )
 from dgating.structure._capture import CompactionError
 
-
 ROUNDED = 1e-6  # what single roundings to float32 may do inside a float64 run, relative to the largest output
 
 

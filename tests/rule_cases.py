@@ -9,6 +9,8 @@ can call. A new op rule is one more row.
 from __future__ import annotations
 
 import copy
+import functools
+import random
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -135,6 +137,10 @@ class Apply(nn.Module):
         return self.f(x)
 
 
+def as_module(op: Any) -> nn.Module:
+    return op if isinstance(op, nn.Module) else Apply(op)
+
+
 class With(nn.Module):
     """A function of the activation and of parameters."""
 
@@ -159,8 +165,7 @@ class Branch(nn.Module):
             self.a: nn.Module = nn.Embedding(7, n)
         else:
             self.a = kinds[case.kind](3, n, 1) if case.kind in kinds else nn.Linear(5, n)
-        op = case.op(n)
-        self.op = op if isinstance(op, nn.Module) else Apply(op)
+        self.op = as_module(case.op(n))
         self.double()
         with torch.no_grad():
             y = self.op.eval()(self.a(self.example()))
@@ -701,6 +706,40 @@ for name in ("all", "any"):
     fixes(name, lambda x, n=name: getattr(torch, n)(x > 0, dim=-1).to(x))
 
 ABSENT: dict[str, str] = {}
+
+
+# --- several in a row ---
+
+
+class Chain(nn.Module):
+    """Operations of the table one after the other, some with a residual connection around them."""
+
+    def __init__(self, seed: int, length: int = 4) -> None:
+        super().__init__()
+        draw = random.Random(seed)
+        cases = [draw.choice(_shape_keeping()) for _ in range(length)]
+        self.notes = " > ".join(case.id for case in cases)
+        self.steps = nn.ModuleList([as_module(case.op(6)) for case in cases])
+        self.residual = [draw.random() < 0.4 for _ in cases]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step, residual in zip(self.steps, self.residual, strict=True):
+            x = step(x) + x if residual else step(x)
+        return x
+
+
+@functools.cache
+def _shape_keeping() -> list[OpCase]:
+    """Cases on six units of tokens that give six units of tokens."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 6, dtype=torch.float64)
+    cases = [c for c in CASES if (c.kind, c.width) == ("tokens", 6) and not c.name.startswith(("rand", "empty"))]
+    return [c for c in cases if as_module(c.op(6)).double().eval()(x).shape == x.shape]
+
+
+def chain(seed: int) -> OpCase:
+    return OpCase("chain", str(seed), lambda n: Chain(seed), "tokens", 6, singles(6), "sound", False)
+
 
 ABSENT = {
     "_assert_async": "torch.export drops it",

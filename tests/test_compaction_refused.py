@@ -19,8 +19,6 @@ from torch import Tensor, nn
 
 import dgating as dg
 
-pytestmark = pytest.mark.slow  # not every refusal is in place yet
-
 REFUSED = []
 
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import dgating as dg
-from dgating.compaction._inputs import call_kwargs, evaluating, random_like, split_inputs, tensors_of
+from dgating._modes import evaluating
+from dgating.compaction._inputs import call_kwargs, random_like, split_inputs, tensors_of
 from dgating.compaction._profile import Profile, _LiveBytes, profile
 
 Pair = namedtuple("Pair", "left right")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from dgating._checks import check_eager
 from dgating._gate import Gate
 from dgating._groups import Groups, Member, Part
 from dgating._units import find_units, gate_of
@@ -55,7 +56,7 @@ def check_depth(depth: int) -> int:
 
 def plan_gating(model: nn.Module, groups: Groups | Iterable[Groups]) -> list[PlannedGroups]:
     """Everything that can fail in :func:`~dgating.gate_`, without side effects."""
-    check_model(model)
+    check_eager(model)
     if not isinstance(groups, Groups | Iterable):
         raise TypeError(f"groups: expected Groups or a list of them, received {type(groups).__name__}.")
     todo = [groups] if isinstance(groups, Groups) else list(groups)
@@ -78,20 +79,6 @@ def plan_gating(model: nn.Module, groups: Groups | Iterable[Groups]) -> list[Pla
         names.add(name)
         planned.append(PlannedGroups(g, name, parts))
     return planned
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse what cannot be gated in place: scripted, compiled and wrapped models."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, received {type(model).__name__}.")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TypeError("model: expected an eager torch.nn.Module, received a scripted one. Gate before torch.jit.")
-    kind = type(model).__name__
-    if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or kind == "OptimizedModule":
-        raise ValueError(
-            f"model: expected the bare model, received it wrapped in {kind}, which would not see the new parameters. "
-            "Gate first, then wrap or compile."
-        )
 
 
 class _Owners:

@@ -29,6 +29,17 @@ from dgating.structure._capture import CompactionError
 ROUNDED = 1e-6  # what single roundings to float32 may do inside a float64 run, relative to the largest output
 
 
+def check_runs(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> None:
+    """Raise :class:`CompactionError` where the original itself fails; export does not see every mismatch of dtypes."""
+    try:
+        run(model, args, kwargs)
+    except Exception as error:
+        raise CompactionError(
+            f"{type(model).__name__} does not run on these inputs ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Pass example inputs that the model takes."
+        ) from error
+
+
 def check_same(
     model: nn.Module, small: nn.Module, args: Args, kwargs: Mapping[str, Any], folded: bool = False
 ) -> float:

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from dgating._checks import check_eager
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
-from dgating.compaction._check import check_same
+from dgating.compaction._check import check_runs, check_same
 from dgating.compaction._graphs import Defaults, graph_copy, rewritten_module
-from dgating.compaction._inputs import Args, call_kwargs, check_model, split_inputs
+from dgating.compaction._inputs import Args, call_kwargs, split_inputs
 from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
 from dgating.compaction._optimizer import check_sliceable, slice_optimizer
 from dgating.compaction._plan import CompactionPlan, analyse, make_plan
@@ -69,11 +70,11 @@ def compact(
     """
     if target not in ("module", "graph"):
         raise ValueError(f"target: expected 'module' or 'graph', received {target!r}.")
-    check_model(model)
+    check_eager(model)
     args, named = split_inputs(example_inputs, kwargs)
     named = call_kwargs(model, named)
     if optimizer is not None:
-        check_sliceable(optimizer)
+        check_sliceable(optimizer, model)
     if target == "graph":
         plan, small, record_ = build_graph(model, args, named, fold_constants, verify)
     else:
@@ -100,6 +101,7 @@ def build_modules(
         engine = analyse(model, args, kwargs, loose=loose)
         plan = make_plan(model, engine, solve(engine, fold_constants))
         del engine
+        check_runs(model, args, kwargs)
         try:
             small, record_ = build(model, plan, args, kwargs)
             if verify:
@@ -122,6 +124,7 @@ def build_graph(
         record_ = Record(plan, "graph", shapes_of(model, plan), inputs=described, free=dynamic)
         if not verify and not dynamic:
             break
+        check_runs(model, args, kwargs)
         try:
             check_same(model, small, args, kwargs, folded=bool(plan.folded))
             break

@@ -20,15 +20,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from dgating._checks import check_weights
 from dgating._config import write_bytes
 from dgating._model import is_gated
+from dgating._modes import evaluating
 from dgating._optim import check_number
 from dgating.compaction._inputs import (
     Args,
     Kwargs,
     call_kwargs,
-    check_model,
-    evaluating,
     split_inputs,
     tensors_of,
     uncompiled,
@@ -125,7 +125,7 @@ def export(
     if path.is_dir():
         raise ValueError(f"path: expected a file, {path.name!r} is a folder.")
     check_number("tolerance", tolerance)
-    check_model(model)
+    check_weights(model)
     model = uncompiled(model)
     if is_gated(model):
         raise ValueError(

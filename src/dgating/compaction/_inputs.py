@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 Args = tuple[Any, ...]
@@ -69,45 +67,14 @@ def split_inputs(example_inputs: object, kwargs: Mapping[str, Any] | None = None
 def call_kwargs(model: nn.Module, kwargs: Mapping[str, Any]) -> Kwargs:
     """The keyword arguments with ``use_cache=False`` where ``forward`` knows it: a key-value cache is no output."""
     out = dict(kwargs)
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if not isinstance(model, torch.jit.ScriptModule) and "use_cache" in inspect.signature(model.forward).parameters:
         out.setdefault("use_cache", False)
     return out
-
-
-def check_model(model: object, name: str = "model") -> None:
-    """Raise unless ``model`` is a module whose every tensor is there."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{name}: expected a torch.nn.Module, received {type(model).__name__}.")
-    for path, p in [*model.named_parameters(), *model.named_buffers()]:
-        if is_lazy(p):
-            raise ValueError(
-                f"{name}: expected initialised tensors, received {path!r}, which is lazy. Run one forward pass first."
-            )
-        if p.is_meta:
-            raise ValueError(
-                f"{name}: expected weights, received {path!r}, which is on 'meta'. Materialise the model first."
-            )
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` wrapped, or the model itself."""
     return getattr(model, "_orig_mod", model)
-
-
-@contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Every module in evaluation mode, each flag put back at the end.
-
-    The flags are set one by one: ``eval()`` may be overridden to change weights, and exported modules refuse it.
-    """
-    flags = {module: module.training for model in models for module in model.modules()}
-    try:
-        for module in flags:
-            module.training = False
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 @torch.no_grad()

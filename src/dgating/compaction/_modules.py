@@ -224,5 +224,9 @@ def repeat_attributes(small: nn.Module, changes: dict[str, ModuleChange], attrib
     for path, chosen in attributes.items():
         module = small.get_submodule(path)
         own_configs(module)
-        for owner, name, _, new in chosen:
-            set_attributes([(vars(module)[owner] if owner else module, name, 0, new)], new=True)
+        for owner, name, old, new in chosen:
+            holder = vars(module)[owner] if owner else module
+            known = {(id(o), k, a, b) for o, k, a, b in size_attributes(module, changes[path])}
+            if (id(holder), name, old, new) not in known:
+                raise ValueError(f"{path!r} has no size {name!r} that goes from {old!r} to {new!r}")
+            set_attributes([(holder, name, old, new)], new=True)

@@ -11,14 +11,20 @@ from dgating.compaction._plan import CompactionPlan
 from dgating.structure._sizes import Slice, apply
 
 
-def check_sliceable(optimizer: torch.optim.Optimizer) -> None:
-    """Raise unless the state of the optimizer can be cut entry by entry."""
+def check_sliceable(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+    """Raise unless the optimizer trains this model and its state can be cut entry by entry."""
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected a torch.optim.Optimizer, received {type(optimizer).__name__}.")
     if isinstance(optimizer, torch.optim.LBFGS):
         raise ValueError(
             "optimizer: LBFGS keeps one flattened history of all parameters that cannot be sliced. "
             "Call without the optimizer and build a new one afterwards."
+        )
+    mine = {id(p) for p in model.parameters()}
+    if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(
+            "optimizer: expected one that holds parameters of this model, received one of another model. "
+            "Pass the optimizer that trains the model, or none."
         )
 
 

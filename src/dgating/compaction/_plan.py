@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgating.compaction._inputs import call_kwargs, check_model, split_inputs
+from dgating._checks import check_eager
+from dgating.compaction._inputs import call_kwargs, split_inputs
 from dgating.structure._capture import capture, module_of
 from dgating.structure._engine import Engine, Info, MatrixUse
 from dgating.structure._rewrite import Change, changes
@@ -160,7 +161,7 @@ def plan_compaction(
           2 axes stay: it is an output of the model
           1 axes stay: it reads an axis that is fixed
     """
-    check_model(model)
+    check_eager(model)
     args, named = split_inputs(example_inputs, kwargs)
     engine = analyse(model, args, call_kwargs(model, named))
     return make_plan(model, engine, solve(engine, fold_constants))

@@ -16,12 +16,12 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from dgating._checks import check_weights
+from dgating._modes import evaluating
 from dgating.compaction._inputs import (
     Args,
     Kwargs,
     call_kwargs,
-    check_model,
-    evaluating,
     split_inputs,
     tensors_of,
     uncompiled,
@@ -213,7 +213,7 @@ class _Subject:
     """One model, its inputs, and the call that is measured."""
 
     def __init__(self, model: nn.Module, args: Args, kwargs: Kwargs, backward: bool, name: str) -> None:
-        check_model(model, name)
+        check_weights(model, name)
         self.model, self.args, self.kwargs = model, args, call_kwargs(model, kwargs)
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.backward = backward

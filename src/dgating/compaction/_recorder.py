@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dgating.compaction._inputs import Args, evaluating, tensors_of
+from dgating._modes import evaluating
+from dgating.compaction._inputs import Args, tensors_of
 from dgating.compaction._verify import difference, part_of, preserved, run, scale_of, tolerance
 
 

@@ -70,6 +70,8 @@ def register_module_rule(kind: type[nn.Module]) -> Callable[[F], F]:
         raise TypeError(f"register_module_rule: expected a subclass of torch.nn.Module, received {kind!r}.")
 
     def register(f: F) -> F:
+        if not callable(f):
+            raise TypeError(f"register_module_rule: expected a function of (module, change), received {f!r}.")
         _RULES[kind] = f
         return f
 

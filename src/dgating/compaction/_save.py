@@ -151,7 +151,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ) from None
     try:
         manifest = json.loads(text or "null")
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         got = manifest.get("format") if isinstance(manifest, dict) else None
@@ -165,6 +165,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _repeat(model: nn.Module, step: dict[str, Any]) -> nn.Module:
     """One compaction again, on a model with any weights."""
     slices = slices_from_json(step["slices"])
+    if step["target"] not in ("module", "graph"):
+        raise ValueError(f"target {step['target']!r}")
     sizes = tuple((p, op, a, old, new) for p, op, a, old, new in step["sizes"])
     plan = CompactionPlan((), (), slices, {}, {}, (0, 0), sizes)
     _check_slices(model, slices, step["shapes"])

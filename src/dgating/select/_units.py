@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgating._checks import check_eager
 from dgating._groups import Groups, Member, Part
 from dgating._partition import UNGATED, partition_by_labels
-from dgating.compaction._inputs import call_kwargs, check_model, split_inputs
+from dgating.compaction._inputs import call_kwargs, split_inputs
 from dgating.compaction._plan import analyse
 from dgating.structure._discovery import Discovery, Family, Site
 
 
 def discover(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None, shared: bool = True) -> Discovery:
     """Analyse a model on example inputs."""
-    check_model(model)
+    check_eager(model)
     args, named = split_inputs(example_inputs, kwargs)
     return Discovery(model, analyse(model, args, call_kwargs(model, named)), shared)
 

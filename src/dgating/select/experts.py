@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dgating._groups import Groups, Member, Part
+from dgating._modes import evaluating
 from dgating._partition import partition_by_dim, partition_by_labels
-from dgating.compaction._inputs import call_kwargs, evaluating, split_inputs
+from dgating.compaction._inputs import call_kwargs, split_inputs
 from dgating.select._units import discover
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,8 @@ from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from dgating._plan import check_model
+from dgating._checks import check_eager, check_weights
+from dgating._modes import evaluating
 from dgating._units import find_units
 
 
@@ -65,7 +67,8 @@ def capture(
     Raises:
         CompactionError: ``torch.export`` cannot read the model with these inputs.
     """
-    check_model(model)
+    check_eager(model)
+    check_weights(model)
     if find_units(model):
         raise CompactionError("expected an ordinary model, received a gated one. Call dg.collapse_(model) first.")
     with _quiet_eval(model):
@@ -138,20 +141,14 @@ def _first_names(model: nn.Module) -> dict[int, str]:
 @contextlib.contextmanager
 def _quiet_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode without the fused transformer kernel, which hides its projections from the graph."""
-    import warnings
-
-    training = [m for m in model.modules() if m.training]
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    model.eval()
     try:
-        with warnings.catch_warnings():
+        with evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-        for m in training:
-            m.training = True
 
 
 def module_of(node: Node) -> tuple[str, str]:

@@ -40,9 +40,10 @@ class Slice:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Slice:
-        axis, row, keep = data["axis"], data.get("row"), torch.tensor(data["keep"], dtype=torch.long)
-        if not isinstance(axis, int) or keep.ndim != (1 if row is None else 2) or keep.numel() == 0:
-            raise ValueError(f"a slice of axis {axis!r} with indices of shape {tuple(keep.shape)}")
+        axis, row, keep = data["axis"], data.get("row"), torch.tensor(data["keep"])
+        indices = keep.dtype == torch.long and keep.numel() > 0 and keep.ndim == (1 if row is None else 2)
+        if not isinstance(axis, int) or not indices:
+            raise ValueError(f"a slice of axis {axis!r} with {keep.dtype} indices of shape {tuple(keep.shape)}")
         return cls(axis, keep, row)
 
 

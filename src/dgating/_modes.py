@@ -1,0 +1,24 @@
+"""Evaluation mode for a while, whatever a model makes of ``eval()``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode, each flag put back at the end.
+
+    The flags are set one by one: ``eval()`` may be overridden to change weights, and exported modules refuse it.
+    """
+    flags = {module: module.training for model in models for module in model.modules()}
+    try:
+        for module in flags:
+            module.training = False
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating.compaction import _export
+from dgating.compaction import _export, _formats
 from dgating.compaction._export import export
 from dgating.compaction._inputs import tensors_of
 
@@ -223,7 +223,7 @@ def test_without_onnxruntime_nothing_is_compared(tmp_path, monkeypatch):
 
 def hide(monkeypatch, *names):
     real = importlib.util.find_spec
-    monkeypatch.setattr(_export, "find_spec", lambda name: None if name in names else real(name))
+    monkeypatch.setattr(_formats, "find_spec", lambda name: None if name in names else real(name))
 
 
 @pytest.mark.parametrize("missing", [("onnx",), ("onnxscript",), ("onnx", "onnxscript")])
@@ -316,13 +316,13 @@ def test_a_wrong_file_is_not_written(tmp_path, monkeypatch):
     before = path.read_bytes()
 
     def changed(answer):
-        def convert(program, right=_export._to_pt2):
+        def convert(program, right=_export.to_pt2):
             file = right(program)
             return dataclasses.replace(file, run=lambda a, k: answer(file.run(a, k)))
 
-        monkeypatch.setattr(_export, "_to_pt2", convert)
+        monkeypatch.setattr(_export, "to_pt2", convert)
 
-    real = _export._to_pt2
+    real = _export.to_pt2
     for answer, message in [
         (
             lambda out: [out[0] + 1e-2],
@@ -334,7 +334,7 @@ def test_a_wrong_file_is_not_written(tmp_path, monkeypatch):
         (lambda out: [out[0] * float("nan")], r"differs from the model's by inf"),
         (lambda out: out[3], r"does not run \(IndexError"),
     ]:
-        monkeypatch.setattr(_export, "_to_pt2", real)
+        monkeypatch.setattr(_export, "to_pt2", real)
         changed(answer)
         with pytest.raises(RuntimeError, match=message):
             export(mlp(), torch.randn(2, 8), path)
@@ -364,7 +364,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("suffix", [".onnx"])
 def test_weights_beyond_one_file(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(_export, "ONNX_LIMIT", 100)
+    monkeypatch.setattr(_formats, "ONNX_LIMIT", 100)
     with pytest.raises(ValueError, match=r"at most 2 GiB.*\.pt2"):
         export(mlp(), torch.randn(2, 8), tmp_path / f"net{suffix}")
     assert not os.listdir(tmp_path)

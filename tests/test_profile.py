@@ -13,7 +13,8 @@ from torch.nn import functional as F
 import dgating as dg
 from dgating._modes import evaluating
 from dgating.compaction._inputs import call_kwargs, random_like, split_inputs, tensors_of
-from dgating.compaction._profile import Profile, _LiveBytes, profile
+from dgating.compaction._measure import LiveBytes
+from dgating.compaction._profile import Profile, profile
 
 Pair = namedtuple("Pair", "left right")
 
@@ -231,7 +232,7 @@ def test_flops_of_the_backward_pass():
 
 def test_peak_counts_what_is_alive_together():
     x = torch.ones(256)
-    with _LiveBytes() as live:
+    with LiveBytes() as live:
         a = x + 1
         b = a * 2
         a.add_(1)  # no new memory, nor does a view make any

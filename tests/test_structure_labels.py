@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgating.structure._engine import Info
 from dgating.structure._factors import (
     Factor,
     combine,
@@ -29,6 +28,7 @@ from dgating.structure._factors import (
     take,
     unroute,
 )  # fmt: skip
+from dgating.structure._info import Info
 from dgating.structure._labels import FIXED, Labels
 from dgating.structure._sizes import Slice, apply, new_shape, slices_of
 from dgating.structure._solve import Solution, irregular

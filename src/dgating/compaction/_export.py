@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import inspect
 import io
 import logging
 import os
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from dgating._checks import check_weights
 from dgating._config import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
 from dgating._optim import check_number
-from dgating.compaction._inputs import (
-    Args,
-    Kwargs,
-    call_kwargs,
-    split_inputs,
-    tensors_of,
-    uncompiled,
-)
+from dgating.compaction._batch import Inputs, exported, outputs_of
+from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
+from dgating.compaction._inputs import Args, Kwargs, call_kwargs, split_inputs, tensors_of, uncompiled
 
-ONNX_LIMIT = 2**31 - 2**20  # a protobuf file holds at most 2 GiB, graph included
 NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
 
 
@@ -59,14 +48,6 @@ class Exported:
     opset: int | None
     batch_sizes: tuple[int, ...]
     max_difference: float | None
-
-
-@dataclass(frozen=True)
-class _File:
-    content: bytes
-    nodes: int
-    opset: int | None
-    run: Callable[[Args, Kwargs], list[Tensor]] | None  # None: there is no runtime to run it with
 
 
 def export(
@@ -119,7 +100,7 @@ def export(
         ('net.pt2', (1, 5, 6), True)
     """
     path = Path(path)
-    convert = {".onnx": _to_onnx, ".pt2": _to_pt2}.get(path.suffix.lower())
+    convert = {".onnx": to_onnx, ".pt2": to_pt2}.get(path.suffix.lower())
     if convert is None:
         raise ValueError(f"path: expected a name that ends in .onnx or .pt2, received {path.name!r}.")
     if path.is_dir():
@@ -131,13 +112,13 @@ def export(
         raise ValueError(
             f"model: expected a model without gates, received a gated {type(model).__name__}. Call collapse_ first."
         )
-    if convert is _to_onnx:
-        _check_onnx(model)
+    if convert is to_onnx:
+        check_onnx(model)
     args, named = split_inputs(example_inputs, kwargs)
-    inputs = _Inputs.of(args, call_kwargs(model, named), dynamic_batch)
+    inputs = Inputs.of(args, call_kwargs(model, named), dynamic_batch)
     with evaluating(model), torch.no_grad(), _quiet():
-        expected = _outputs(model, inputs, verify)  # before the costly part: a model that cannot run, cannot run
-        file = convert(_exported(model, inputs))
+        expected = outputs_of(model, inputs, verify)  # before the costly part: a model that cannot run, cannot run
+        file = convert(exported(model, inputs))
         difference = None
         if verify and file.run is not None:
             difference = max(
@@ -154,188 +135,10 @@ def export(
     )
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Example inputs, flat, their batch size, and which of them have a batch axis that is to be free."""
-
-    leaves: list[Any]
-    spec: Any
-    batch: int
-    batched: list[bool]
-
-    @classmethod
-    def of(cls, args: Args, kwargs: Kwargs, dynamic: bool) -> _Inputs:
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        sizes = [x.shape[0] for x in leaves if isinstance(x, Tensor) and x.ndim > 0]
-        if dynamic and (not sizes or 0 in sizes):
-            raise ValueError(
-                "dynamic_batch: expected example tensors with at least one row, received "
-                f"{'an empty one' if sizes else 'none'}. Pass dynamic_batch=False for fixed shapes."
-            )
-        batch = Counter(sizes).most_common(1)[0][0] if sizes else 1  # the first one of equally common ones
-        batched = [dynamic and isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == batch for x in leaves]
-        return cls(leaves, spec, batch, batched)
-
-    @property
-    def dynamic(self) -> bool:
-        return any(self.batched)
-
-    @property
-    def checked(self) -> list[int]:
-        """Batch sizes to compare at, the example's first."""
-        return list(dict.fromkeys([self.batch, 1, self.batch + 1])) if self.dynamic else [self.batch]
-
-    def sized(self, n: int) -> tuple[Args, Kwargs]:
-        """The inputs with ``n`` rows, those of the example in turn; the example itself where it has as many."""
-        leaves = self.leaves
-        if n != self.batch:
-            rows = (torch.arange(n) + 1) % self.batch
-            leaves = [
-                x.index_select(0, rows.to(x.device)) if b else x for x, b in zip(leaves, self.batched, strict=True)
-            ]
-        return pytree.tree_unflatten(leaves, self.spec)
-
-
-def _outputs(model: nn.Module, inputs: _Inputs, every: bool) -> dict[int, list[tuple[str, Tensor]]]:
-    """The model's outputs at the batch sizes to compare at, or at the example's alone."""
-    out = {}
-    for n in inputs.checked if every else [inputs.batch]:
-        args, kwargs = inputs.sized(n)
-        try:
-            out[n] = tensors_of(model(*args, **kwargs))
-        except Exception as error:
-            if n == inputs.batch:
-                raise
-            raise ValueError(
-                f"dynamic_batch: the model runs at batch size {inputs.batch} but not at {n} ({_gist(error)}). "
-                "Pass dynamic_batch=False for a file of fixed shapes."
-            ) from error
-        if not out[n]:
-            raise ValueError(f"model: expected tensors among the outputs of {type(model).__name__}, found none.")
-    return out
-
-
-def _exported(model: nn.Module, inputs: _Inputs) -> torch.export.ExportedProgram:
-    """The graph, without the source paths that torch notes at every node."""
-    # sizes 0 and 1 would be taken for constants
-    args, kwargs = inputs.sized(max(2, inputs.batch) if inputs.dynamic else inputs.batch)
-    model = _named(model, kwargs)
-    shapes = torch.export.ShapesCollection()
-    batch = torch.export.Dim("batch")
-    for x, b in zip(pytree.tree_leaves((args, kwargs)), inputs.batched, strict=True):
-        if b:
-            shapes[x] = {0: batch}
-    capture = partial(torch.export.export, model, args, kwargs, strict=False)
-    try:
-        program = capture(dynamic_shapes=shapes.dynamic_shapes(model, args, kwargs) if inputs.dynamic else None)
-    except Exception as error:
-        if inputs.dynamic and _works(capture):
-            raise ValueError(
-                f"dynamic_batch: {type(model).__name__} cannot be exported with a free batch axis "
-                f"({_gist(error)}). Pass dynamic_batch=False for a file of fixed shapes."
-            ) from error
-        raise RuntimeError(
-            f"export: torch.export cannot read {type(model).__name__} ({_gist(error)}). Nothing was written."
-        ) from error
-    for graph in program.graph_module.modules():
-        if isinstance(graph, torch.fx.GraphModule):
-            for node in graph.graph.nodes:
-                node.meta.pop("stack_trace", None)
-    return program
-
-
-def _named(model: nn.Module, kwargs: Kwargs) -> nn.Module:
-    """The model with every keyword in its signature: torch 2.13 fails on free axes where ``**kwargs`` takes one."""
-    known = inspect.signature(model.forward).parameters
-    if kwargs.keys() <= known.keys():
-        return model
-    own = [p for p in known.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    extra = [inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY) for key in kwargs if key not in known]
-    forward = partial(model.forward)
-    forward.__signature__ = inspect.Signature([*own, *extra])  # type: ignore[attr-defined]
-    shell = object.__new__(type(model))  # shares every tensor and module, so that names stay and the model, too
-    shell.__dict__.update(model.__dict__, forward=forward)
-    return shell
-
-
-def _works(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except Exception:
-        return False
-    return True
-
-
-def _to_pt2(program: torch.export.ExportedProgram) -> _File:
-    program.example_inputs = None  # they would be stored
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer)
-    content = buffer.getvalue()
-    loaded = torch.export.load(io.BytesIO(content))
-    module = loaded.module()
-
-    def run(args: Args, kwargs: Kwargs) -> list[Tensor]:
-        return [t for _, t in tensors_of(module(*args, **kwargs))]
-
-    return _File(content, sum(node.op == "call_function" for node in loaded.graph.nodes), None, run)
-
-
-def _to_onnx(program: torch.export.ExportedProgram) -> _File:
-    import onnx
-
-    try:
-        made = torch.onnx.export(program, (), dynamo=True, verbose=False, external_data=False)
-    except Exception as error:
-        raise RuntimeError(
-            f"export: torch.onnx cannot convert this model ({_gist(error)}). A .pt2 file may do instead."
-        ) from error
-    assert made is not None
-    proto = made.model_proto
-    for node in proto.graph.node:
-        del node.metadata_props[:]
-    onnx.checker.check_model(proto)
-    content = proto.SerializeToString()
-    opset = next(entry.version for entry in proto.opset_import if entry.domain == "")
-    return _File(content, len(proto.graph.node), opset, _onnx_runner(content))
-
-
-def _onnx_runner(content: bytes) -> Callable[[Args, Kwargs], list[Tensor]] | None:
-    if find_spec("onnxruntime") is None:
-        return None
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only
-
-    @cache
-    def session() -> Any:  # at the first run, where a failure is reported
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def run(args: Args, kwargs: Kwargs) -> list[Tensor]:
-        names = [entry.name for entry in session().get_inputs()]
-        tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        feed = {name: x.detach().cpu().numpy() for name, x in zip(names, tensors, strict=True)}
-        return [torch.from_numpy(array) for array in session().run(None, feed)]
-
-    return run
-
-
-def _check_onnx(model: nn.Module) -> None:
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise ImportError(f"export to .onnx needs {' and '.join(missing)}: pip install 'dgating[onnx]'.")
-    size = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
-    if size > ONNX_LIMIT:
-        raise ValueError(
-            f"model: one ONNX file holds at most 2 GiB, received {size / 2**30:.1f} GiB of weights. Export to .pt2, or "
-            "convert to half precision first."
-        )
-
-
 def _compare(
     model: nn.Module,
     run: Callable[[Args, Kwargs], list[Tensor]],
-    inputs: _Inputs,
+    inputs: Inputs,
     n: int,
     expected: list[tuple[str, Tensor]],
     tolerance: float,
@@ -350,7 +153,7 @@ def _compare(
     try:
         got = run(args, kwargs)
     except Exception as error:
-        raise RuntimeError(f"export: {where} does not run ({_gist(error)}). {advice}") from error
+        raise RuntimeError(f"export: {where} does not run ({gist(error)}). {advice}") from error
     if len(got) != len(expected):
         raise RuntimeError(
             f"export: {where} has {len(got)} outputs, expected {[name for name, _ in expected]}. {advice}"
@@ -403,12 +206,3 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-def _gist(error: BaseException) -> str:
-    """Kind and gist of an error: its first line, or the constraint that torch.export found violated."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    gist = next(
-        (line.removeprefix("- ").split(". ")[0] for line in lines if line.startswith("- ")), lines[0] if lines else ""
-    )
-    return f"{type(error).__name__}: {gist}".rstrip(": ")

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from dgating._checks import check_eager
 from dgating.compaction._inputs import call_kwargs, split_inputs
 from dgating.structure._capture import capture, module_of
-from dgating.structure._engine import Engine, Info, MatrixUse
+from dgating.structure._engine import Engine
+from dgating.structure._info import Info
 from dgating.structure._rewrite import Change, changes
 from dgating.structure._sizes import Slice, slices_of
 from dgating.structure._solve import Solution, solve
+from dgating.structure._uses import MatrixUse
 from dgating.structure.rules import RULES, fallback, keeps
 
 

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import time
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch import nn
 
-from dgating._checks import check_weights
 from dgating._modes import evaluating
-from dgating.compaction._inputs import (
-    Args,
-    Kwargs,
-    call_kwargs,
-    split_inputs,
-    tensors_of,
-    uncompiled,
-)
+from dgating.compaction._inputs import split_inputs
+from dgating.compaction._measure import Subject, times_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -180,13 +167,11 @@ def profile(
             raise ValueError(f"{name}: expected an integer >= {least}, received {value}.")
     args, named = split_inputs(inputs, kwargs)
     given = [model] if reference is None else [model, reference]
-    subjects = [
-        _Subject(m, args, named, backward, name) for m, name in zip(given, ("model", "reference"), strict=False)
-    ]
+    subjects = [Subject(m, args, named, backward, name) for m, name in zip(given, ("model", "reference"), strict=False)]
     cuda = sorted({d for s in subjects for d in s.devices if d.type == "cuda"}, key=str)
     with torch.random.fork_rng(devices=cuda), evaluating(*given):
         static = [(s.flops(), s.peak_bytes(cuda)) for s in subjects]
-        times = _times(subjects, repeats, warmup)
+        times = times_of(subjects, repeats, warmup)
     made = [
         Profile(
             parameters=sum(p.numel() for p in s.model.parameters()),
@@ -207,171 +192,6 @@ def profile(
         return made[0]
     speedup = statistics.median(r / m for m, r in zip(*times, strict=True))
     return replace(made[0], reference=made[1], latency_speedup=speedup)
-
-
-class _Subject:
-    """One model, its inputs, and the call that is measured."""
-
-    def __init__(self, model: nn.Module, args: Args, kwargs: Kwargs, backward: bool, name: str) -> None:
-        check_weights(model, name)
-        self.model, self.args, self.kwargs = model, args, call_kwargs(model, kwargs)
-        self.trainable = [p for p in model.parameters() if p.requires_grad]
-        self.backward = backward
-        if backward and not self.trainable:
-            raise ValueError(f"backward: expected a {name} with trainable parameters, received one without.")
-        tensors = [t for _, t in tensors_of((args, kwargs))]
-        homes = {t.device for t in (*model.parameters(), *model.buffers())}
-        self.devices = homes or {t.device for t in tensors} or {torch.device("cpu")}
-        for t in tensors:
-            if t.device not in self.devices:
-                raise ValueError(
-                    f"inputs: expected tensors on {sorted(map(str, self.devices))}, where the {name} is, received one "
-                    f"on {t.device}. Move it with .to()."
-                )
-
-    def call(self, model: nn.Module, grad: Callable[[], Any] = torch.no_grad) -> None:
-        if not self.backward:
-            with grad():
-                model(*self.args, **self.kwargs)
-            return
-        with torch.enable_grad():
-            outputs = [t for _, t in tensors_of(model(*self.args, **self.kwargs)) if t.requires_grad]
-            if not outputs:
-                raise ValueError("backward: expected an output with a gradient, received none.")
-            # not backward(): the gradients of the model stay what they are
-            torch.autograd.grad(outputs, self.trainable, [torch.ones_like(t) for t in outputs], allow_unused=True)
-
-    def flops(self) -> int:
-        with _taken_apart(), FlopCounterMode(display=False, custom_mapping=_FORMULAS) as counter:
-            self.call(uncompiled(self.model))  # compiled code hides its operators
-        return counter.get_total_flops()
-
-    def peak_bytes(self, cuda: list[torch.device]) -> int | None:
-        if cuda:
-            self.synchronize()
-            before = sum(torch.cuda.memory_allocated(d) for d in cuda)
-            for d in cuda:
-                torch.cuda.reset_peak_memory_stats(d)
-            self.call(self.model)
-            self.synchronize()
-            return sum(torch.cuda.max_memory_allocated(d) for d in cuda) - before
-        if any(d.type != "cpu" for d in self.devices):
-            return None
-        try:
-            with _LiveBytes() as live:
-                self.call(uncompiled(self.model))
-        except NotImplementedError:  # a tensor without a storage of its own, for example a sparse one
-            return None
-        return live.peak
-
-    def synchronize(self) -> None:
-        for d in self.devices:
-            if d.type != "cpu":
-                torch.accelerator.synchronize(d)
-
-    def time_ms(self) -> float:
-        self.synchronize()
-        start = time.perf_counter()
-        self.call(self.model, torch.inference_mode)
-        self.synchronize()
-        return 1e3 * (time.perf_counter() - start)
-
-
-def _times(subjects: list[_Subject], repeats: int, warmup: int) -> list[list[float]]:
-    """Milliseconds of every call, models in turn: neighbours in time are compared with each other."""
-    out: list[list[float]] = [[] for _ in subjects]
-    for i in range(warmup + repeats):
-        order = list(range(len(subjects)))
-        for j in order if i % 2 else reversed(order):
-            ms = subjects[j].time_ms()
-            if i >= warmup:
-                out[j].append(ms)
-    return out
-
-
-class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operators make, while they live."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.alive: dict[int, weakref.ref[Any]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for x in pytree.tree_leaves((args, kwargs)):
-            self._see(x, made=False)  # what an operator takes and none has made: weights, inputs, constants
-        out = func(*args, **(kwargs or {}))
-        for x in pytree.tree_leaves(out):
-            self._see(x, made=True)
-        return out
-
-    def _see(self, x: object, made: bool) -> None:
-        if not isinstance(x, Tensor):
-            return
-        storage = x.untyped_storage()
-        key, size = storage._cdata, storage.nbytes() if made else 0
-        if key in self.alive:
-            return
-
-        def gone(_: object) -> None:
-            del self.alive[key]
-            self.now -= size
-
-        self.alive[key] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-@contextmanager
-def _taken_apart() -> Iterator[None]:
-    """Without the fused kernels whose FLOPs torch does not know: RNNs and transformer layers as matrix products."""
-    libraries: tuple[Any, ...] = (torch.backends.mkldnn, torch.backends.cudnn)
-    enabled = [library.enabled for library in libraries]
-    fast = torch.backends.mha.get_fastpath_enabled()
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        for library in libraries:
-            library.enabled = False  # not flags(): that also sets, and warns about, precisions
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for library, was in zip(libraries, enabled, strict=True):
-            library.enabled = was
-
-
-def _sdpa_flop(query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _sdpa_backward_flop(
-    grad: torch.Size, query: torch.Size, key: torch.Size, value: torch.Size, *_: object, **__: object
-) -> int:
-    return sdpa_backward_flop_count(grad, query, key, value)
-
-
-def _mv_flop(matrix: torch.Size, vector: torch.Size, *_: object, **__: object) -> int:
-    return 2 * matrix.numel()
-
-
-def _addmv_flop(bias: torch.Size, matrix: torch.Size, *_: object, **__: object) -> int:
-    return 2 * matrix.numel()
-
-
-def _dot_flop(left: torch.Size, right: torch.Size, *_: object, **__: object) -> int:
-    return 2 * left.numel()
-
-
-# What torch 2.13 counts as nothing.
-_FORMULAS = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _sdpa_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _sdpa_backward_flop,
-    torch.ops.aten._scaled_dot_product_fused_attention_overrideable: _sdpa_flop,
-    torch.ops.aten._scaled_dot_product_fused_attention_overrideable_backward: _sdpa_backward_flop,
-    torch.ops.aten.mv: _mv_flop,
-    torch.ops.aten.addmv: _addmv_flop,
-    torch.ops.aten.dot: _dot_flop,
-    torch.ops.aten.vdot: _dot_flop,
-}
 
 
 def _ratio(before: int | None, after: int | None) -> float | None:

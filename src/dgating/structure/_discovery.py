@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgating.structure._engine import Engine, Info
+from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor
+from dgating.structure._info import Info
 from dgating.structure._labels import Ids
 
 

@@ -7,151 +7,18 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.fx import Node
 
-from dgating.structure._capture import Captured, Weight, module_of
+from dgating.structure._call import Call, is_convolution, is_row_index
+from dgating.structure._capture import Captured, module_of
 from dgating.structure._factors import Factor, Shape, combine, seal, simplify, single
+from dgating.structure._info import Info, as_list, hint, shape_of
 from dgating.structure._labels import Ids, Labels
-
-
-@dataclass(eq=False)
-class Info:
-    """What is known of one tensor.
-
-    ``value`` broadcasts to the tensor: a number where every entry is known to be that constant, NaN where it varies;
-    ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is the tensor itself.
-    ``indices`` holds the content of an integer constant.
-    """
-
-    shape: Shape
-    factors: list[Factor] = field(default_factory=list)
-    value: Tensor | None = None
-    static: bool = False
-    weight: Weight | None = None
-    node: Node | None = None
-    indices: Tensor | None = None
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    def value_along(self, axis: int) -> Tensor:
-        """``(size,)`` known values along one axis: NaN where they change along any other axis."""
-        n = self.shape[axis]
-        if self.value is None:
-            return torch.full((n,), float("nan"), dtype=torch.float64)
-        value = self.value.reshape((1,) * (self.ndim - self.value.ndim) + tuple(self.value.shape))
-        position = axis % self.ndim + value.ndim - self.ndim  # values of routed rows have the virtual axis in front
-        flat = value.movedim(position, -1).reshape(-1, value.shape[position])
-        same = (flat == flat[:1]).all(0)
-        return torch.where(same, flat[0].double(), float("nan")).expand(n)
-
-    def on(self, axis: int) -> list[Factor]:
-        """The factors that change along an axis."""
-        return [f for f in self.factors if f.depends(axis % self.ndim)]
-
-
-@dataclass(eq=False)
-class MatrixUse:
-    """A product with weights: input label ``[g, k]`` reaches output label ``[g, n]`` where ``nonzero[g, n, k]``.
-
-    ``constant[g, k]`` is the known value of the input (NaN where it varies). ``fold`` says how a constant can move
-    into a bias; ``None`` where it cannot.
-    """
-
-    node: Node
-    inputs: Ids
-    outputs: Ids
-    nonzero: Tensor
-    constant: Tensor
-    weight: Tensor
-    fold: Fold | None
-    why: str
-
-
-@dataclass(eq=False)
-class Fold:
-    """Where a constant input of a matrix product goes: the bias of this call."""
-
-    weight: Weight
-    bias: Weight | None
-    module: str
-
-
-@dataclass(eq=False)
-class DirectUse:
-    """``sources`` stay when the label of ``targets`` beside them stays, unless ``zero``; ``None``: in any case."""
-
-    sources: Ids
-    targets: Ids | None
-    zero: np.ndarray | None
-    why: str
-
-
-@dataclass(eq=False)
-class Expansion:
-    """A tensor with labels ``parents`` was repeated: every copy has labels ``children`` of its own along ``axes``."""
-
-    parents: Ids
-    children: Ids
-    axes: tuple[int, ...]
-
-
-@dataclass(eq=False)
-class Blocks:
-    """A grouped product: row ``g`` of ``inputs`` feeds row ``g`` of ``outputs``; every row must keep as many."""
-
-    inputs: Ids
-    outputs: Ids
-
-
-class Call:
-    """One node with its arguments by the names of the operation's schema; tensors are :class:`Info`."""
-
-    def __init__(self, engine: Engine, node: Node) -> None:
-        self.engine, self.node = engine, node
-        schema = node.target._schema  # type: ignore[union-attr]
-        self.name: str = schema.name
-        self.args: dict[str, Any] = {}
-        for i, a in enumerate(schema.arguments):
-            raw = node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value)
-            self.args[a.name] = engine.resolve(raw)
-        self.first = next(iter(self.args)) if self.args else ""
-
-    def __getitem__(self, name: str) -> Any:
-        return self.args[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self.args.get(name, default)
-
-    @property
-    def where(self) -> str:
-        """What to call this node in a report."""
-        path, _ = module_of(self.node)
-        return f"{self.name.split('::')[-1]}{f' in {path}' if path else ''}"
-
-    @property
-    def out(self) -> Shape:
-        return shape_of(self.node.meta["val"])
-
-    @property
-    def outs(self) -> list[Shape]:
-        return [shape_of(v) for v in self.node.meta["val"]]
-
-    @property
-    def tensors(self) -> list[Info]:
-        """Every tensor argument, those in lists too."""
-        found: list[Info] = []
-        for a in self.args.values():
-            found += [a] if isinstance(a, Info) else [x for x in a if isinstance(x, Info)] if _listlike(a) else []
-        return found
-
+from dgating.structure._uses import Blocks, DirectUse, Expansion, Heads, MatrixUse
 
 Rule = Callable[["Engine", Call], "Info | list[Info] | None"]
 
@@ -441,48 +308,3 @@ class Engine:
                     self.labels.union(np.broadcast_to(e.parents, first.shape), first)
             if np.array_equal(before, self.labels.find(np.arange(len(self.labels)))):
                 return
-
-
-@dataclass(eq=False)
-class Heads:
-    """An attention: a label of each of its heads, and all labels that were those of its values before they met."""
-
-    node: Node
-    heads: Ids
-    values: Ids
-
-
-def is_convolution(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and schema.name.startswith(("aten::conv", "aten::_conv"))
-
-
-def is_row_index(node: Node, table: Node) -> bool:
-    """Whether a node picks rows of a table, as experts pick their biases."""
-    schema = getattr(node.target, "_schema", None)
-    if schema is None or schema.name != "aten::index" or node.args[0] is not table:
-        return False
-    rows = node.args[1]
-    return isinstance(rows, list | tuple) and len(rows) == 1 and isinstance(rows[0], Node)
-
-
-def hint(value: Any) -> Any:
-    """A symbolic size as the number it has on the example."""
-    if isinstance(value, torch.SymInt | torch.SymFloat | torch.SymBool):
-        known = value.node.hint
-        return known if known is not None else value
-    return value
-
-
-def shape_of(value: Any) -> Shape:
-    return tuple(int(hint(n)) for n in value.shape)
-
-
-def as_list(info: Any) -> list[Info]:
-    if isinstance(info, Info):
-        return [info]
-    return [i for i in info if isinstance(i, Info)] if _listlike(info) else []
-
-
-def _listlike(value: Any) -> bool:
-    return isinstance(value, list | tuple)

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from dgating.structure._engine import Call, Engine, Info
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
+from dgating.structure._info import Info
 from dgating.structure._sizes import kept_along, new_shape
 from dgating.structure._solve import Solution
 

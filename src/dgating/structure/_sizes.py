@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgating.structure._engine import Info
 from dgating.structure._factors import Shape, narrow
+from dgating.structure._info import Info
 from dgating.structure._solve import Mask, Solution, table
 
 

@@ -16,9 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dgating.structure._engine import Blocks, DirectUse, Engine, Expansion, Info, MatrixUse, as_list
+from dgating.structure._engine import Engine
 from dgating.structure._factors import narrow
+from dgating.structure._info import Info, as_list
 from dgating.structure._labels import Ids
+from dgating.structure._uses import Blocks, DirectUse, Expansion, MatrixUse
 
 Mask = NDArray[np.bool_]
 

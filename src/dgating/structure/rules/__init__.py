@@ -6,11 +6,13 @@ from dgating.structure.rules import (  # noqa: F401  (imported for their registr
     creation,
     elementwise,
     indexing,
+    joining,
     movement,
     normalisation,
     pooling,
     product,
     reduction,
+    repeating,
 )
 from dgating.structure.rules._registry import RULES, fallback, keeps, rule
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dgating.structure._engine import Call, Engine, Heads, Info
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
 from dgating.structure._factors import combine, reshape
+from dgating.structure._info import Info
+from dgating.structure._uses import Heads
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
-from dgating.structure.rules.movement import expanded, move
+from dgating.structure.rules.movement import move
+from dgating.structure.rules.repeating import expanded
 
 
 @rule("scaled_dot_product_attention", "_scaled_dot_product_flash_attention_for_cpu",

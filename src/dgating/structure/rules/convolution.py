@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgating.structure._call import Call
 from dgating.structure._capture import module_of
-from dgating.structure._engine import Blocks, Call, Engine, Fold, Info, MatrixUse
+from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor, single
+from dgating.structure._info import Info
 from dgating.structure._labels import Ids
+from dgating.structure._uses import Blocks, Fold, MatrixUse
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 from dgating.structure.rules.product import affine, shift_of

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from dgating.structure._engine import Call, Engine, Info, as_list
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
 from dgating.structure._factors import single
+from dgating.structure._info import Info, as_list
 from dgating.structure.rules._registry import rule
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dgating.structure._engine import Call, DirectUse, Engine, Expansion, Info
-from dgating.structure._factors import Factor, Shape, combine, reshape, seal, single
-from dgating.structure._labels import FIXED
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
+from dgating.structure._factors import Factor, Shape, reshape
+from dgating.structure._info import Info
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
-
-LARGEST_EXPANSION = 1_000_000  # labels of their own for the copies of an expand; beyond it, copies are not told apart
 
 
 def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
@@ -150,129 +148,6 @@ def roll(e: Engine, call: Call) -> Info:
     axes = [d % x.ndim for d in _list(call["dims"])] or list(range(x.ndim))
     value = x.value if x.value is None or not any(x.value.shape[a] > 1 for a in axes) else None
     return Info(x.shape, e.seal(x.factors, axes, f"{call.where} uses its positions"), value)
-
-
-@rule("cat", "concat", "concatenate")
-def cat(e: Engine, call: Call) -> Info:
-    """Tensors one after the other along an axis."""
-    axis = (call["dim"] if "dim" in call.args else 0) % len(call.out)
-    parts: list[Info] = [p for p in call["tensors"] if p.ndim > axis and p.shape[axis] > 0]
-    return _cat(e, call, parts, axis)
-
-
-@rule("stack")
-def stack(e: Engine, call: Call) -> Info:
-    """Tensors side by side along a new axis."""
-    axis = call["dim"] % len(call.out)
-    parts = []
-    for p in call["tensors"]:
-        shape = (*p.shape[:axis], 1, *p.shape[axis:])
-        parts.append(move(p, shape, lambda t, a=axis: t.unsqueeze(a)))
-    return _cat(e, call, parts, axis)
-
-
-def _cat(e: Engine, call: Call, parts: list[Info], axis: int) -> Info:
-    out = call.out
-    reason = f"it meets {call.where}"
-    rows = [list(p.factors) for p in parts]
-    # Every part gives at most one factor to the joined axis: what depends on it, and what shares other axes with that.
-    shared = {axis} | {a for fs in rows for f in fs if f.depends(axis) for a in f.axes}
-    joined: list[Factor | None] = []
-    for i, fs in enumerate(rows):
-        mine = [f for f in fs if f.depends(axis)] or [f for f in fs if set(f.axes) & shared]
-        rows[i] = [f for f in fs if f not in mine]
-        if len(mine) > 1 or (mine and mine[0].ids.shape[0] > 1):
-            for f in mine:
-                e.labels.fix(f.ids, reason)
-            mine = []
-        joined.append(mine[0] if mine else None)
-    whole = set(shared) - {axis}
-    for a in whole:  # an axis that one part keeps whole is whole in all of them
-        if any(p.shape[a] > 1 and (f is None or not f.depends(a)) for p, f in zip(parts, joined, strict=True)):
-            joined = [None if f is None else seal(e.labels, f, [a], reason) for f in joined]
-    flat = [tuple(1 if i == axis else n for i, n in enumerate(p.shape)) for p in parts]
-    factors = combine(
-        e.labels, list(zip(flat, rows, strict=True)), tuple(1 if i == axis else n for i, n in enumerate(out)), reason
-    )
-    if any(f is not None for f in joined):
-        axes = {a for f in joined if f is not None for a in f.axes} | {axis}
-        ids = []
-        for p, f in zip(parts, joined, strict=True):
-            shape = (1, *(p.shape[a] if a in axes else 1 for a in range(p.ndim)))
-            ids.append(np.broadcast_to(np.full((), FIXED) if f is None else f.ids, shape))
-        factors.append(Factor(np.concatenate(ids, axis + 1)))
-    return Info(out, factors, _cat_value(parts, axis))
-
-
-def _cat_value(parts: Sequence[Info], axis: int) -> Tensor | None:
-    if all(p.value is None for p in parts) or any(p.value is not None and p.value.ndim != p.ndim for p in parts):
-        return None
-    known = [p.value for p in parts if p.value is not None]
-    ndim = known[0].ndim
-    common = [max(v.shape[a] for v in known) for a in range(ndim)]
-    rows = []
-    for p in parts:
-        shape = [p.shape[a] if a == axis else n for a, n in enumerate(common)]
-        rows.append(
-            torch.full(shape, _values.NAN, dtype=torch.float64) if p.value is None else p.value.double().expand(shape)
-        )
-    return _values.worth(torch.cat(rows, axis))
-
-
-@rule("expand", "expand_as", "broadcast_to")
-def expand(e: Engine, call: Call) -> Info:
-    """An axis of size one is repeated: the copies are alike, so any of them may leave."""
-    return expanded(e, call[call.first], call.out, call.where)
-
-
-def expanded(e: Engine, x: Info, out: Shape, where: str) -> Info:
-    """``x`` broadcast to ``out``; its copies get labels of their own that stay only with their original."""
-    lead = len(out) - x.ndim
-    shape = (1,) * lead + x.shape
-    grown = tuple(a for a in range(len(out)) if shape[a] == 1 and out[a] > 1)
-    value = x.value
-    if value is not None and value.ndim == x.ndim:
-        value = value.reshape((1,) * lead + tuple(value.shape))
-        value = value.expand(out) if x.static else value
-    factors = [Factor(f.ids.reshape(f.ids.shape[0], *(1,) * lead, *f.ids.shape[1:]), f.route) for f in x.factors]
-    if len(factors) == 1 and grown and factors[0].ids.shape[0] == 1:
-        parents = factors[0].ids
-        size = tuple(out[a - 1] if a - 1 in grown else n for a, n in enumerate(parents.shape))
-        if math.prod(size) <= LARGEST_EXPANSION:
-            children = e.labels.fresh(size)
-            e.expansions.append(Expansion(parents, children, tuple(a + 1 for a in grown)))
-            e.uses.append(DirectUse(np.broadcast_to(parents, size), children, None, where))
-            factors = [Factor(children)]
-    elif not factors and not x.static and e.loose:
-        factors = [single(e.labels.fresh((out[a],)), a, len(out)) for a in grown if out[a] <= LARGEST_EXPANSION]
-    return Info(out, factors, value)
-
-
-@rule("repeat", "tile", "repeat_interleave")
-def repeat(e: Engine, call: Call) -> Info:
-    """Copies of whole axes (``repeat``) or of single entries (``repeat_interleave``)."""
-    x: Info = call[call.first]
-    out = call.out
-    if call.name == "aten::repeat_interleave":
-        times = call.get("repeats")
-        if not isinstance(times, int) or call.get("dim") is None:
-            for info in call.tensors:
-                e.fix(info, f"{call.where} repeats its entries unevenly")
-            return Info(out)
-        axis = call["dim"] % x.ndim
-        between = move(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]), lambda t: t.unsqueeze(axis + 1))
-        many = (*x.shape[: axis + 1], times, *x.shape[axis + 1 :])
-        grown = expanded(e, between, many, call.where)
-        return move(grown, out, lambda t: reshape(t, many, out))
-    lead = len(out) - x.ndim
-    flat = (1,) * lead + x.shape
-    copies = tuple(n // m for n, m in zip(out, flat, strict=True))
-    inner = tuple(k for m in flat for k in (1, m))
-    many = tuple(k for c, m in zip(copies, flat, strict=True) for k in (c, m))
-    between = move(x, inner, lambda t: reshape(t, x.shape, inner))
-    grown = expanded(e, between, many, call.where)
-    e.boxes += [f.ids for f in grown.factors]
-    return move(grown, out, lambda t: reshape(t, many, out))
 
 
 @rule("pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "native_channel_shuffle")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dgating.structure._engine import Call, Engine, Info
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor, reshape_factor
+from dgating.structure._info import Info
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 

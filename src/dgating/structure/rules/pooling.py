@@ -6,8 +6,10 @@ import re
 
 import torch
 
-from dgating.structure._engine import Call, Engine, Info
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor
+from dgating.structure._info import Info
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 

@@ -6,10 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgating.structure._call import Call
 from dgating.structure._capture import module_of
-from dgating.structure._engine import Call, DirectUse, Engine, Fold, Heads, Info, MatrixUse
+from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor, Shape, combine, seal, single
+from dgating.structure._info import Info
 from dgating.structure._labels import Ids
+from dgating.structure._uses import DirectUse, Fold, Heads, MatrixUse
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 from dgating.structure.rules.indexing import route_of

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dgating.structure._engine import Call, DirectUse, Engine, Info
+from dgating.structure._call import Call
+from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor
+from dgating.structure._info import Info
+from dgating.structure._uses import DirectUse
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 

@@ -361,6 +361,17 @@ def experts(x: Tensor, w: Tensor) -> Tensor:
 
 sound("transformers::grouped_mm_fallback", Made(lambda n: With(experts, (3, n, 4))))
 
+
+def batched(x: Tensor, up: Tensor, down: Tensor, bias: Tensor, router: Tensor) -> Tensor:
+    """A matrix a row: the one of its expert, stored either way round."""
+    x = x.flatten(0, 1)
+    chosen = (x @ router).argmax(-1)
+    h = torch.bmm(up[chosen], x.unsqueeze(-1)).squeeze(-1) + bias[chosen]
+    return torch.bmm(h.relu().unsqueeze(1), down[chosen]).squeeze(1)
+
+
+sound("index", Made(lambda n: With(batched, (3, 5, n), (3, 5, 4), (3, 5), (n, 3))), note="experts")
+
 # --- convolutions ---
 
 

@@ -65,8 +65,14 @@ def gpt2() -> nn.Module:
     return hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=99, use_cache=False, **sizes, **ends))
 
 
-def mixtral() -> nn.Module:
-    return hf.MixtralForCausalLM(hf.MixtralConfig(**GQA, num_local_experts=4, num_experts_per_tok=2))
+def mixtral(**how: str) -> nn.Module:
+    config = hf.MixtralConfig(**GQA, num_local_experts=4, num_experts_per_tok=2, **how)
+    return hf.MixtralForCausalLM(config)
+
+
+def mixtral_batched() -> nn.Module:
+    """A matrix a token instead of sorted tokens: the form that runs in float64, too."""
+    return mixtral(experts_implementation="batched_mm")
 
 
 def opt() -> nn.Module:
@@ -140,6 +146,7 @@ LISTED: list[Family] = [
     family("qwen2", lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**GQA)), ids, **LLAMA_TASKS),
     family("mistral", lambda: hf.MistralForCausalLM(hf.MistralConfig(**GQA)), ids, **LLAMA_TASKS),
     family("mixtral", mixtral, ids, **{**LLAMA_TASKS, "neurons": Task(_hf.experts)}),
+    family("mixtral_batched", mixtral_batched, ids, **{**LLAMA_TASKS, "neurons": Task(_hf.experts)}),
     family(
         "opt",
         opt,

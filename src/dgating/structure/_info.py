@@ -19,7 +19,8 @@ class Info:
 
     ``value`` broadcasts to the tensor: a number where every entry is known to be that constant, NaN where it varies;
     ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is the tensor itself.
-    ``indices`` holds the content of an integer constant.
+    ``indices`` holds the content of an integer constant. ``picked``: every row is the matrix of its expert, out
+    of this stack, by this route.
     """
 
     shape: Shape
@@ -29,6 +30,7 @@ class Info:
     weight: Weight | None = None
     node: Node | None = None
     indices: Tensor | None = None
+    picked: tuple[Info, Any] | None = None
 
     @property
     def ndim(self) -> int:

@@ -44,7 +44,7 @@ def index(e: Engine, call: Call) -> Info:
         if rows.indices is not None and rows.indices.numel() <= LONGEST_LIST:
             order = [int(i) % x.shape[axis] for i in rows.indices]
             return move(x, call.out, lambda t: t if t.shape[axis] == 1 else t.index_select(axis, torch.tensor(order)))
-        if axis == 0 and x.static and x.ndim == 2:
+        if axis == 0 and x.static and x.ndim in (2, 3):
             return _routed(e, call, x, rows)
     indices = [*call["indices"], *(None for _ in range(x.ndim - len(call["indices"])))]
     used = [a for a, i in enumerate(indices) if i is not None]
@@ -72,15 +72,16 @@ def index(e: Engine, call: Call) -> Info:
 
 def _routed(e: Engine, call: Call, x: Info, rows: Info) -> Info:
     """Rows of a table by expert: labels and values differ from expert to expert (see ``grouped_mm``)."""
-    n, width = x.shape
     for f in x.on(0):
         if f.axes == (0,):
             e.labels.fix(f.ids, f"{call.where} addresses its axis by index")
     e.fix(rows, f"{call.where} uses it as an index")
     route = route_of(call.node.args[1][0])  # type: ignore[index, arg-type]
-    factors = [
-        Factor(np.broadcast_to(f.ids.reshape(-1, width), (n, width)).reshape(n, 1, width), route) for f in x.on(1)
-    ]
+    free = [f for f in x.factors if f.axes != (0,)]
+    if x.ndim == 3:  # a matrix a row: the product that reads it looks at the whole stack
+        return Info(call.out, [Factor(np.swapaxes(f.ids, 0, 1), route) for f in free], picked=(x, route))
+    n, width = x.shape
+    factors = [Factor(np.broadcast_to(f.ids.reshape(-1, width), (n, width)).reshape(n, 1, width), route) for f in free]
     value = None if x.value is None else x.value.reshape(n, 1, width)
     return Info(call.out, factors, value)
 

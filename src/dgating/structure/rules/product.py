@@ -48,6 +48,10 @@ def matmul(e: Engine, call: Call) -> Info:
         return project(e, call, y, -2, x, 1, 0, None)
     if y.static and y.ndim == 3 and x.ndim == 3 and x.shape[0] == y.shape[0]:
         return stacked(e, call, x, y)
+    if y.picked is not None and x.ndim == 3 and x.picked is None:
+        return routed(e, call, x, 2, y.picked[0], 1, y.picked[1])
+    if x.picked is not None and y.ndim == 3 and y.picked is None:
+        return routed(e, call, y, 1, x.picked[0], 2, x.picked[1])
     return activations(e, call, x, y)
 
 
@@ -68,29 +72,36 @@ def grouped_mm(e: Engine, call: Call) -> Info:
         for info in call.tensors:
             e.fix(info, f"no rule for this form of {call.where}")
         return Info(call.out)
-    tag = route_of(call.node.args[2])  # type: ignore[arg-type]
-    experts, k, n = w.shape
-    pure = [f for f in w.factors if f.axes == (0,)]
-    for f in pure:
-        e.labels.fix(f.ids, f"{call.where} addresses its axis by index")
+    return routed(e, call, x, 1, w, 1, route_of(call.node.args[2]))  # type: ignore[arg-type]
+
+
+def routed(e: Engine, call: Call, x: Info, axis: int, w: Info, w_in: int, route: object) -> Info:
+    """Axis ``axis`` of ``x`` is contracted with axis ``w_in`` of the matrix of each row's expert, out of a stack."""
+    experts, w_out = w.shape[0], 3 - w_in
+    k, n = w.shape[w_in], w.shape[w_out]
+    for f in w.factors:
+        if f.axes == (0,):
+            e.labels.fix(f.ids, f"{call.where} addresses its axis by index")
     inputs = np.zeros((experts, k), dtype=np.int64)
-    for f in x.on(1):
-        if f.depends(0) or (f.ids.shape[0] > 1 and f.route is not tag):
+    found = x.on(axis)
+    for f in found:
+        if len(found) > 1 or f.axes != (axis,) or (f.ids.shape[0] > 1 and f.route is not route):
             e.labels.fix(f.ids, f"it meets {call.where}")
         else:
             inputs = np.broadcast_to(f.ids.reshape(f.ids.shape[0], k), (experts, k))
-    win, wout = joint(e, w, (0, 1), call.where), joint(e, w, (0, 2), call.where)
+    win, wout = joint(e, w, (0, w_in), call.where), joint(e, w, (0, w_out), call.where)
     e.labels.union(inputs, win)
     _stack(e, w)
-    routed = x.value is not None and x.value.ndim == 3 and x.value.shape[1] == 1
-    known = x.value[:, 0].double().expand(experts, k) if routed else x.value_along(1).expand(experts, k)  # type: ignore[index]
+    by_expert = x.value is not None and x.value.ndim > x.ndim and x.value.numel() == x.value.shape[0] * k
+    known = x.value.reshape(-1, k).double() if by_expert else x.value_along(axis)  # type: ignore[union-attr]
+    known = known.expand(experts, k)
     assert w.value is not None
-    weight = w.value.transpose(1, 2)
+    weight = w.value.transpose(1, 2) if w_in == 1 else w.value
     _note(e, call, weight, e.labels.find(win), wout, known, None)
     value = affine(e, weight, known, 0.0, experts * n, constant=True)
-    out = Factor(wout.reshape(experts, 1, n), tag)
-    factors = [f for f in x.factors if not f.depends(1)] + [out]
-    return Info(call.out, factors, None if value is None else value.reshape(experts, 1, n))
+    shape = (experts, *(n if a == axis else 1 for a in range(x.ndim)))
+    factors = [f for f in x.factors if not f.depends(axis)] + [Factor(wout.reshape(shape), route)]
+    return Info(call.out, factors, None if value is None else value.reshape(shape))
 
 
 def project(e: Engine, call: Call, x: Info, axis: int, w: Info, w_in: int, w_out: int, bias: Info | None) -> Info:

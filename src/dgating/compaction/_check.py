@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgating.compaction._inputs import Args, tensors_of
+from dgating.compaction._traced import FixedSize
 from dgating.compaction._verify import (
     LARGE,
     difference,
     inputs_to_check,
     main_dtype,
+    other_sizes,
     quiet_copy,
     run,
     scale_of,
@@ -26,7 +29,7 @@ from dgating.compaction._verify import (
 )
 from dgating.structure._capture import CompactionError
 
-ROUNDED = 1e-6  # what single roundings to float32 may do inside a float64 run, relative to the largest output
+ROUNDED = 1e-5  # what single roundings to float32 may do inside a float64 run, relative to the largest output
 
 
 def check_runs(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> None:
@@ -44,106 +47,149 @@ def check_same(
     model: nn.Module, small: nn.Module, args: Args, kwargs: Mapping[str, Any], folded: bool = False
 ) -> float:
     """Raise :class:`CompactionError` unless both models give the same outputs; the largest difference seen."""
-    a, b, given = model, small, (args, kwargs)
-    dtype, rounds = main_dtype(model), False
-    if dtype == torch.float32 and weight_bytes(model) < LARGE:
-        try:
-            doubles = quiet_copy(model).double(), quiet_copy(small).double()
-            wide = to_double((args, dict(kwargs)))
-            for twin in doubles:
-                run(twin, *wide)
-            rounds = rounds_to_float32(doubles[0], *wide)
-            (a, b), (args, kwargs), dtype = doubles, wide, torch.float64
-        except Exception:  # a forward that insists on a dtype (or a compact model that fails, which shows below)
-            pass
-        if a is not model and not folded and not rounds and not _has_graph(small):
-            return _compare(a, b, args, kwargs, tolerance(dtype))
-        if a is not model:
-            # A graph has the casts of its tracing in it, a folded constant has been rounded, and some forwards cast to
-            # float32 themselves: float64 tells no more than float32 then.
-            _compare(a, b, args, kwargs, ROUNDED)
-    limit = tolerance(main_dtype(model))
-    if main_dtype(model) == torch.float64 and (folded or _has_graph(small) or rounds_to_float32(model, *given)):
+    main, low = main_dtype(model), lowest_dtype(model, args, kwargs)
+    if tolerance(low) > tolerance(main):  # half precision somewhere: float64 would be another function
+        return _compare(model, small, args, kwargs, tolerance(low), sizes=True)
+    if main == torch.float32 and weight_bytes(model) < LARGE and (wide := _doubled(model, small, args, kwargs)):
+        twin, small_twin, inputs = wide
+        if not folded and not _has_graph(small) and lowest_dtype(twin, *inputs) == torch.float64:
+            return _compare(twin, small_twin, *inputs, tolerance(torch.float64), sizes=True)
+        # A graph has the casts of its tracing in it, a folded constant has been rounded, and some forwards cast to
+        # float32 themselves: float64 tells no more than float32 then.
+        _compare(twin, small_twin, *inputs, ROUNDED)
+    limit = tolerance(main)
+    if main == torch.float64 and (folded or _has_graph(small) or low != main):
         limit = ROUNDED
-    return _compare(model, small, *given, limit)
+    return _compare(model, small, args, kwargs, limit, sizes=True)
 
 
-class _Float32(TorchDispatchMode):
-    """Whether any operation puts out single precision."""
+def _doubled(
+    model: nn.Module, small: nn.Module, args: Args, kwargs: Mapping[str, Any]
+) -> tuple[nn.Module, nn.Module, tuple[Any, Any]] | None:
+    """Both models and their inputs in float64, if they run there."""
+    try:
+        twins = quiet_copy(model).double(), quiet_copy(small).double()
+        wide = to_double((args, dict(kwargs)))
+        for twin in twins:
+            run(twin, *wide)
+    except Exception:  # a forward that insists on a dtype (or a compact model that fails, which shows later)
+        return None
+    return *twins, wide
 
-    seen = False
+
+class _Dtypes(TorchDispatchMode):
+    """The dtypes that operations put out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        self.seen |= any(isinstance(t, Tensor) and t.dtype == torch.float32 for t in pytree.tree_leaves(out))
+        self.seen |= {t.dtype for t in pytree.tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()}
         return out
 
 
-def rounds_to_float32(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> bool:
-    """Whether a model in float64 casts to float32 on its way."""
-    with _Float32() as mode:
+def lowest_dtype(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> torch.dtype:
+    """The coarsest floating point that a model computes in on its way."""
+    with _Dtypes() as mode:
         run(model, args, kwargs)
-    return mode.seen
+    return max([main_dtype(model), *mode.seen], key=lambda d: torch.finfo(d).eps)
 
 
 def _has_graph(model: nn.Module) -> bool:
     return any(isinstance(m, GraphModule) for m in model.modules())
 
 
-def _compare(a: nn.Module, b: nn.Module, args: Args, kwargs: Mapping[str, Any], limit: float) -> float:
+def _compare(
+    a: nn.Module, b: nn.Module, args: Args, kwargs: Mapping[str, Any], limit: float, sizes: bool = False
+) -> float:
+    """The largest difference on the example and fresh inputs; ``sizes``: at other sizes, too, if ``a`` takes them."""
     worst = 0.0
     for inputs in inputs_to_check(args, kwargs):
-        expected = run(a, *inputs)
+        worst = max(worst, _gap(a, b, inputs, run(a, *inputs), limit))
+    for inputs in other_sizes(args, kwargs) if sizes else []:
         try:
-            result = run(b, *inputs)
-        except Exception as error:
-            raise CompactionError(
-                f"the compact model does not run ({type(error).__name__}: {str(error).splitlines()[0]}). "
-                f"{_culprit(a, b, inputs)} Use target='graph', which needs no attributes, or "
-                "dg.register_module_rule for the type of that module."
-            ) from error
-        gap = difference(expected, result)
-        if gap > limit * scale_of(expected) and difference(expected, run(a, *inputs)) > limit * scale_of(expected):
-            raise CompactionError(
-                f"{type(a).__name__} gives other outputs each time it is called, in eval mode, too: there is no "
-                "function to keep. Make its forward deterministic, or pass verify=False at your own risk."
-            )
-        if gap > limit * scale_of(expected):
-            raise CompactionError(
-                f"the compact model is not the same function: the outputs differ by {gap:.3g} "
-                f"(tolerance {limit * scale_of(expected):.1g}). {_culprit(a, b, inputs)} This is a bug in a rule of "
-                "the structure engine or of a module" + ("." if _has_graph(b) else "; target='graph' may work.")
-            )
-        worst = max(worst, gap)
+            expected = run(a, *inputs)
+        except Exception:  # the model itself has fixed sizes
+            continue
+        with contextlib.suppress(FixedSize):  # a graph that holds its sizes says so
+            worst = max(worst, _gap(a, b, inputs, expected, limit))
     return worst
 
 
-def _culprit(a: nn.Module, b: nn.Module, inputs: Any) -> str:
-    """Name the first module whose output differs though its shape is the same, or that raises."""
-    outputs: list[dict[str, list[tuple[str, Tensor]]]] = [{}, {}]
-    order: list[str] = []
-    for side, model in enumerate((a, b)):
-        handles = []
-        for path, module in model.named_modules():
-            if path:
+def _gap(a: nn.Module, b: nn.Module, inputs: Any, expected: list[tuple[str, Tensor]], limit: float) -> float:
+    try:
+        result = run(b, *inputs)
+    except FixedSize:
+        raise
+    except Exception as error:
+        path, told = _culprit(a, b, inputs)
+        raise CompactionError(
+            f"the compact model does not run ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"{told} Use target='graph', which needs no attributes, or dg.register_module_rule for the type of that "
+            "module.",
+            path,
+        ) from error
+    gap = difference(expected, result)
+    allowed = limit * scale_of(expected)
+    if gap <= allowed:
+        return gap
+    if difference(expected, run(a, *inputs)) > allowed:
+        raise CompactionError(
+            f"{type(a).__name__} gives other outputs each time it is called, in eval mode, too: there is no "
+            "function to keep. Make its forward deterministic, or pass verify=False at your own risk."
+        )
+    path, told = _culprit(a, b, inputs)
+    raise CompactionError(
+        f"the compact model is not the same function: the outputs differ by {gap:.3g} (tolerance {allowed:.1g}). "
+        f"{told} Its forward may use sizes that it reads from tensors"
+        + (", or a rule of the structure engine is wrong." if _has_graph(b) else "; target='graph' may work."),
+        path,
+    )
 
-                def hook(_m: nn.Module, _i: Any, out: Any, path: str = path, side: int = side) -> None:
-                    outputs[side].setdefault(path, tensors_of(out))
-                    if side == 0 and path not in order:
-                        order.append(path)
 
-                handles.append(module.register_forward_hook(hook))
-        try:
-            run(model, *inputs)
-        except Exception:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+def _culprit(a: nn.Module, b: nn.Module, inputs: Any) -> tuple[str | None, str]:
+    """The innermost module that gets the same inputs and gives another output of the same shape, or none at all."""
+    (given, outputs, order), (given_b, outputs_b, _) = _trace(a, inputs), _trace(b, inputs)
     for path in order:
-        if path not in outputs[1]:
-            return f"It fails in or before {path!r}."
-        x, y = outputs[0][path], outputs[1][path]
-        if [t.shape for _, t in x] == [t.shape for _, t in y] and difference(x, y) > 1e-6 * scale_of(x):
-            return f"The first module that differs is {path!r}."
-    return "No single module differs."
+        if path not in given_b or not _alike(given[path], given_b[path]):
+            continue
+        if path not in outputs_b:
+            return path, f"It fails in {path!r}."
+        x, y = outputs[path], outputs_b[path]
+        if [t.shape for _, t in x] == [t.shape for _, t in y] and not _alike(x, y):
+            return path, f"The first module that differs is {path!r}."
+    return None, "No single module differs."
+
+
+Tensors = list[tuple[str, Tensor]]
+
+
+def _alike(x: Tensors, y: Tensors) -> bool:
+    return difference(x, y) <= 1e-6 * scale_of(x)
+
+
+def _trace(model: nn.Module, inputs: Any) -> tuple[dict[str, Tensors], dict[str, Tensors], list[str]]:
+    """Inputs and outputs of every module in one run, which may fail, and their order: parts before their whole."""
+    given: dict[str, Tensors] = {}
+    outputs: dict[str, Tensors] = {}
+    handles = []
+    for path, module in model.named_modules():
+        if path:
+
+            def before(_m: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+                given.setdefault(path, tensors_of((args, kwargs)))
+
+            def after(_m: nn.Module, _i: Any, out: Any, path: str = path) -> None:
+                outputs.setdefault(path, tensors_of(out))
+
+            handles += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+    try:
+        run(model, *inputs)
+    except Exception:  # of the compact model: it is told apart by what it did not reach
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return given, outputs, list(outputs)

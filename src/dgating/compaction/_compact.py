@@ -12,13 +12,14 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from dgating._checks import check_eager
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
 from dgating.compaction._check import check_runs, check_same
-from dgating.compaction._graphs import Defaults, graph_copy, rewritten_module
+from dgating.compaction._graphs import graph_copy, rewritten_module
 from dgating.compaction._inputs import Args, call_kwargs, split_inputs
 from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
 from dgating.compaction._optimizer import check_sliceable, slice_optimizer
 from dgating.compaction._plan import CompactionPlan, analyse, make_plan
 from dgating.compaction._record import Record, describe_inputs
 from dgating.compaction._recorder import Recorder, record
+from dgating.compaction._verify import run
 from dgating.structure._capture import CompactionError
 from dgating.structure._solve import solve
 
@@ -73,12 +74,13 @@ def compact(
     check_eager(model)
     args, named = split_inputs(example_inputs, kwargs)
     named = call_kwargs(model, named)
+    training = optimizer is not None  # it goes on: what leaves must do nothing in training mode, too
     if optimizer is not None:
         check_sliceable(optimizer, model)
     if target == "graph":
-        plan, small, record_ = build_graph(model, args, named, fold_constants, verify)
+        plan, small, record_ = build_graph(model, args, named, fold_constants, verify, training)
     else:
-        plan, small, record_ = build_modules(model, args, named, fold_constants, verify)
+        plan, small, record_ = build_modules(model, args, named, fold_constants, verify, training)
     modes = {path: module.training for path, module in model.named_modules()}
     for path, twin in small.named_modules():
         twin.training = modes.get(path, model.training)
@@ -90,7 +92,7 @@ def compact(
 
 
 def build_modules(
-    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, verify: bool
+    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, verify: bool, training: bool
 ) -> tuple[CompactionPlan, nn.Module, Record]:
     """The compact model with its own classes.
 
@@ -98,14 +100,14 @@ def build_modules(
     try leaves such tensors as they are.
     """
     for loose in (True, False):
-        engine = analyse(model, args, kwargs, loose=loose)
+        engine = analyse(model, args, kwargs, loose=loose, training=training)
         plan = make_plan(model, engine, solve(engine, fold_constants))
         del engine
         check_runs(model, args, kwargs)
         try:
             small, record_ = build(model, plan, args, kwargs)
             if verify:
-                check_same(model, small, args, kwargs, folded=bool(plan.folded))
+                _check_modules(model, small, record_, args, kwargs)
             return plan, small, record_
         except CompactionError:
             if not loose:
@@ -113,13 +115,35 @@ def build_modules(
     raise AssertionError
 
 
+def _check_modules(model: nn.Module, small: nn.Module, done: Record, args: Args, kwargs: Mapping[str, Any]) -> None:
+    """Verify. Modules that differ read sizes from tensors: their own graphs take their place."""
+    while True:
+        try:
+            check_same(model, small, args, kwargs, folded=bool(done.plan.folded))
+            return
+        except CompactionError as error:
+            if not error.module or error.module in done.inputs:
+                raise
+            kind = type(small.get_submodule(error.module))
+            likes = [p for p, m in small.named_modules() if type(m) is kind and _touched(p, done.plan)]
+            if error.module not in likes:
+                raise
+            inputs = record(model, likes, args, kwargs)[0]
+            for path in likes:
+                if path in inputs:
+                    _replace(model, small, path, done, *inputs[path])
+
+
+def _touched(path: str, plan: CompactionPlan) -> bool:
+    return any(name.startswith(f"{path}.") for name in plan.slices)
+
+
 def build_graph(
-    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, verify: bool
+    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, verify: bool, training: bool
 ) -> tuple[CompactionPlan, nn.Module, Record]:
     """The compact graph: with free input sizes if that gives the same function, else with those of the example."""
     for dynamic in (True, False):
-        plan, small = graph_copy(model, args, kwargs, fold_constants, dynamic)
-        small.register_forward_pre_hook(Defaults(kwargs), with_kwargs=True)
+        plan, small = graph_copy(model, args, kwargs, fold_constants, dynamic, training)
         described = {"": describe_inputs(args, kwargs)}
         record_ = Record(plan, "graph", shapes_of(model, plan), inputs=described, free=dynamic)
         if not verify and not dynamic:
@@ -142,17 +166,29 @@ def build(model: nn.Module, plan: CompactionPlan, args: Args, kwargs: Mapping[st
     changes = module_changes(model, plan)
     recorder = Recorder(model, small, [p for p, c in changes.items() if c.sizes], args, kwargs)
     attributes, failed = follow_weights(small, changes, recorder.same, recorder.reached)
-    inputs = {}
+    done = Record(plan, "module", shapes_of(model, plan), attributes)
     for path in failed:
         if path not in recorder.inputs:
             raise CompactionError(
                 f"the forward of {path or type(model).__name__!r} uses sizes that no attribute holds. "
                 "Use target='graph', or dg.register_module_rule for its type."
             )
-        rewritten_module(model, small, path, plan.slices, *recorder.inputs[path])
-        inputs[path] = describe_inputs(*recorder.inputs[path])
+        _replace(model, small, path, done, *recorder.inputs[path])
     _count_features(small, args, kwargs)
-    return small, Record(plan, "module", shapes_of(model, plan), attributes, inputs)
+    return small, done
+
+
+def _replace(
+    model: nn.Module, small: nn.Module, path: str, done: Record, args: Args, kwargs: Mapping[str, Any]
+) -> None:
+    """A module's own graph in its place, with free sizes of its inputs if it runs so."""
+    rewritten_module(model, small, path, done.plan.slices, args, kwargs, dynamic=True)
+    done.inputs[path] = describe_inputs(args, kwargs)
+    try:
+        run(small.get_submodule(path), args, kwargs)
+    except Exception:  # a size that the graph computes from its inputs (heads times batch) cannot be rewritten
+        rewritten_module(model, small, path, done.plan.slices, args, kwargs, dynamic=False)
+        done.held.append(path)
 
 
 def _count_features(small: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> None:

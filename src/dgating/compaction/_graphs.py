@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from dgating.compaction._inputs import Args
 from dgating.compaction._plan import CompactionPlan, analyse, make_plan
+from dgating.compaction._traced import Traced
 from dgating.structure._capture import CompactionError
 from dgating.structure._engine import Engine
 from dgating.structure._rewrite import changes
@@ -23,10 +23,11 @@ from dgating.structure._solve import Solution, solve
 
 
 def graph_copy(
-    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, dynamic: bool
+    model: nn.Module, args: Args, kwargs: Mapping[str, Any], fold_constants: bool, dynamic: bool, training: bool
 ) -> tuple[CompactionPlan, GraphModule]:
     """The whole model as a compact graph, with free sizes of its inputs if ``dynamic``."""
-    engine = analyse_dynamic(model, args, kwargs) if dynamic else analyse(model, args, kwargs)
+    how = analyse_dynamic if dynamic else analyse
+    engine = how(model, args, kwargs, training=training)
     solution = solve(engine, fold_constants, create_bias=False)
     plan = make_plan(model, engine, solution)
     return plan, graph_from_plan(model, engine, solution, plan)
@@ -47,34 +48,18 @@ def graph_from_plan(model: nn.Module, engine: Engine, solution: Solution, plan: 
     return module_of_graph(engine.captured.program, {name: tensors[id(old)] for name, old in named.items()})
 
 
-class Defaults:
-    """A hook that gives a graph the arguments it was traced with and that are no tensors, unless they are given."""
-
-    def __init__(self, kwargs: Mapping[str, Any]) -> None:
-        self.kwargs = {k: v for k, v in kwargs.items() if v is None or isinstance(v, bool | int | float | str)}
-
-    def __call__(self, module: nn.Module, args: Args, kwargs: dict[str, Any]) -> tuple[Args, dict[str, Any]]:
-        return args, {**self.kwargs, **kwargs}
-
-
-def analyse_dynamic(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> Engine:
+def analyse_dynamic(model: nn.Module, args: Args, kwargs: Mapping[str, Any], training: bool = False) -> Engine:
     """Analyse with free sizes of the inputs where the model allows it, else with those of the example."""
-
-    def axes(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return None
-        last = x.ndim if x.ndim <= 3 else 1  # batch and sequence; the sides of an image stay what they are
-        return {i: Dim.AUTO for i, n in enumerate(x.shape[:last]) if n > 1}
-
-    positional = [pytree.tree_map(axes, a) for a in args]
-    shapes: Any = tuple(positional)
-    if kwargs:
-        names = list(inspect.signature(model.forward).parameters)
-        shapes = dict(zip(names, positional, strict=False)) | {k: pytree.tree_map(axes, v) for k, v in kwargs.items()}
+    shapes = ShapesCollection()
+    for x in pytree.tree_leaves((args, dict(kwargs))):
+        if isinstance(x, Tensor):
+            last = x.ndim if x.ndim <= 3 else 1  # batch and sequence; the sides of an image stay what they are
+            shapes[x] = {i: Dim.AUTO for i, n in enumerate(x.shape[:last]) if n > 1}
     try:
-        return analyse(model, args, kwargs, shapes)
-    except CompactionError:
-        return analyse(model, args, kwargs)
+        free = shapes.dynamic_shapes(model, args, dict(kwargs))
+        return analyse(model, args, kwargs, free, training=training)
+    except (CompactionError, ValueError, TypeError):  # ShapesCollection raises the latter two
+        return analyse(model, args, kwargs, training=training)
 
 
 def edit(engine: Engine, solution: Solution) -> None:
@@ -115,8 +100,10 @@ def module_of_graph(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> 
     for name in list(program.constants):
         if name in tensors:
             program.constants[name] = tensors[name]
-    unlifted = program.module(check_guards=False)
-    return GraphModule(unlifted, unlifted.graph)  # without the export's refusal of train() and eval()
+    unlifted = program.module(check_guards=False)  # its guards name dtypes and sizes that compaction changes
+    graph = GraphModule(unlifted, unlifted.graph)  # without the export's refusal of train() and eval()
+    graph.register_forward_pre_hook(Traced.of(program), with_kwargs=True)
+    return graph
 
 
 def rewritten_module(
@@ -126,14 +113,15 @@ def rewritten_module(
     slices: Mapping[str, list[Slice]],
     args: Args,
     kwargs: Mapping[str, Any],
+    dynamic: bool,
 ) -> None:
-    """Replace one module of the compact model by its own rewritten graph."""
+    """Replace one module of the compact model by its own rewritten graph, with free sizes if ``dynamic``."""
     if not path:
         raise CompactionError(
             f"the forward of {type(model).__name__} uses sizes that no attribute holds. Use target='graph'."
         )
     full = model.get_submodule(path)
-    engine = analyse_dynamic(full, args, kwargs)
+    engine = (analyse_dynamic if dynamic else analyse)(full, args, kwargs)
     solution = imposed(engine, {n[len(path) + 1 :]: s for n, s in slices.items() if n.startswith(f"{path}.")})
     if solution is None:
         raise CompactionError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import re
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._rules import ModuleChange, module_rule
 from dgating.compaction._verify import quiet_copy
+from dgating.structure._capture import CompactionError
 from dgating.structure._sizes import Slice, apply
 
 
@@ -154,12 +156,15 @@ def follow_weights(
     model comes as far as that module.
     """
     attributes: Attributes = {}
-    pending = []
+    pending, refused = [], []
     for path, change in changes.items():
         module = small.get_submodule(path)
         rule = module_rule(module)
         if rule is not None:
-            rule(module, change)
+            try:
+                rule(module, change)
+            except CompactionError:
+                refused.append(path)
         elif change.sizes:
             own_configs(module)
             pending.append(path)
@@ -188,10 +193,10 @@ def follow_weights(
                 attributes[path] = [(names.get(id(o), ""), name, old, new) for o, name, old, new in chosen]
         if len(left) == len(pending):
             if last:
-                return attributes, left
+                return attributes, [*refused, *left]
             last = True
         pending = left
-    return attributes, []
+    return attributes, refused
 
 
 def _place(candidate: Any, module: nn.Module) -> tuple[bool, str]:
@@ -220,7 +225,8 @@ def repeat_attributes(small: nn.Module, changes: dict[str, ModuleChange], attrib
         module = small.get_submodule(path)
         rule = module_rule(module)
         if rule is not None:
-            rule(module, change)
+            with contextlib.suppress(CompactionError):  # its graph takes its place
+                rule(module, change)
     for path, chosen in attributes.items():
         module = small.get_submodule(path)
         own_configs(module)

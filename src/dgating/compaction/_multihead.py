@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, scaled_dot_product_attention
 
 from dgating.compaction._rules import ModuleChange, register_module_rule
+from dgating.structure._capture import CompactionError
 
 
 class CompactMultiheadAttention(nn.MultiheadAttention):
@@ -93,7 +94,7 @@ def _multihead(module: nn.Module, change: ModuleChange) -> None:
     if heads == module.num_heads:
         return
     if module.bias_k is not None or module.add_zero_attn:
-        raise ValueError("MultiheadAttention with bias_k or add_zero_attn: its heads cannot be removed.")
+        raise CompactionError("MultiheadAttention with bias_k or add_zero_attn: its heads cannot leave a module.")
     module.num_heads = heads
     module.out_proj.in_features = module.out_proj.weight.shape[1]
     module._qkv_same_embed_dim = False  # torch's fused kernels assume that the heads fill the width

@@ -115,8 +115,9 @@ def analyse(
     kwargs: Mapping[str, Any],
     dynamic_shapes: Any = None,
     loose: bool = True,
+    training: bool = False,
 ) -> Engine:
-    """Export the model and run every op rule on it.
+    """Export the model and run every op rule on it; ``training``: what is known holds in training mode, too.
 
     Twice: axes of a weight that the first walk sees merged get joint labels in the second, and what it finds fixed is
     plain from the start, so that it cannot stand in the way of what comes before it in the graph.
@@ -125,7 +126,9 @@ def analyse(
     first = Engine(captured, RULES, fallback, values=False, loose=loose).run()
     if first.merged:
         first = Engine(captured, RULES, fallback, values=False, loose=loose, layouts=first.merged).run()
-    second = Engine(captured, RULES, fallback, first.fixed_axes(), loose=loose, layouts=first.layouts).run()
+    second = Engine(
+        captured, RULES, fallback, first.fixed_axes(), loose=loose, layouts=first.layouts, training=training
+    ).run()
     second.unknown = first.unknown | second.unknown
     return second
 

@@ -20,7 +20,8 @@ class Record:
     """One compaction: the plan, the attributes that were set without a rule, and what rewritten graphs were traced on.
 
     ``inputs`` describes the inputs of each module that was replaced by its graph; the whole model is ``""``. ``shapes``
-    are those before slicing; ``free``: the graph was traced with free sizes of its inputs.
+    are those before slicing. ``free``: the graph was traced with free sizes of its inputs; ``held`` lists the modules
+    whose graphs were not.
     """
 
     plan: CompactionPlan
@@ -29,12 +30,14 @@ class Record:
     attributes: Attributes = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
     free: bool = True
+    held: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "target": self.target,
             "shapes": self.shapes,
             "free": self.free,
+            "held": self.held,
             "slices": {name: [s.to_json() for s in ss] for name, ss in self.plan.slices.items()},
             "biases": {name: delta.numel() for name, delta in self.plan.folded.items()},
             "sizes": self.plan.sizes,

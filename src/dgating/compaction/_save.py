@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dgating._config import write_bytes
-from dgating.compaction._graphs import Defaults, analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
+from dgating.compaction._graphs import analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
 from dgating.compaction._modules import module_changes, repeat_attributes, sliced_copy
 from dgating.compaction._plan import CompactionPlan, analyse
 from dgating.compaction._record import example_inputs, slices_from_json
@@ -181,7 +181,7 @@ def _repeat(model: nn.Module, step: dict[str, Any]) -> nn.Module:
     attributes = {p: [(o, k, a, b) for o, k, a, b in found] for p, found in step["attributes"].items()}
     repeat_attributes(small, module_changes(model, plan), attributes)
     for path, spec in step["inputs"].items():
-        rewritten_module(model, small, path, slices, *example_inputs(spec))
+        rewritten_module(model, small, path, slices, *example_inputs(spec), dynamic=path not in step["held"])
     return small
 
 
@@ -207,9 +207,7 @@ def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, 
         if id(old) not in made or name in slices:
             new = apply(old.detach(), slices.get(name, [])).clone()
             made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
-    small = module_of_graph(engine.captured.program, {name: made[id(old)] for name, old in named.items()})
-    small.register_forward_pre_hook(Defaults(inputs[1]), with_kwargs=True)
-    return small
+    return module_of_graph(engine.captured.program, {name: made[id(old)] for name, old in named.items()})
 
 
 def _load_state(small: nn.Module, state: dict[str, Tensor], file: str, kind: str) -> None:

@@ -64,8 +64,28 @@ def tolerance(dtype: torch.dtype) -> float:
 
 
 def inputs_to_check(args: Args, kwargs: Mapping[str, Any], fresh: int = 2) -> list[tuple[Args, dict[str, Any]]]:
+    """The example itself, and others of its sizes."""
     generator = torch.Generator().manual_seed(20230923)  # not a seed that made the examples
     return [(args, dict(kwargs)), *(random_like(args, kwargs, generator) for _ in range(fresh))]
+
+
+def other_sizes(args: Args, kwargs: Mapping[str, Any]) -> list[tuple[Args, dict[str, Any]]]:
+    """The example with one row more, with one row, and with one position more where it looks like sequences."""
+    leaves = [x for x in pytree.tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor) and x.numel() > 0]
+    rows = [x.shape[0] for x in leaves if x.ndim > 0]
+    long = [x.shape[1] for x in leaves if x.ndim == (3 if x.is_floating_point() else 2)]
+    found = []
+    for axis, sizes, single in ((0, rows, False), (0, rows, True), (1, long, False)):
+        if sizes:
+            n = max(set(sizes), key=sizes.count)
+            order = (torch.arange(1 if single else n + 1) + 1) % n
+
+            def longer(x: Any, axis: int = axis, n: int = n, order: Tensor = order) -> Any:
+                fits = isinstance(x, Tensor) and x.ndim > axis and x.shape[axis] == n
+                return x.index_select(axis, order.to(x.device)) if fits else x
+
+            found.append(pytree.tree_map(longer, (args, dict(kwargs))))
+    return found
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +33,14 @@ class CompactionError(RuntimeError):
         ... except dg.CompactionError as error:
         ...     print(error)
         expected an ordinary model, received a gated one. Call dg.collapse_(model) first.
+
+    Attributes:
+        module: the path of the module to blame, where one is known.
     """
+
+    def __init__(self, message: str, module: str | None = None) -> None:
+        super().__init__(message)
+        self.module = module
 
 
 @dataclass(frozen=True)
@@ -140,14 +148,17 @@ def _first_names(model: nn.Module) -> dict[int, str]:
 
 @contextlib.contextmanager
 def _quiet_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode without the fused transformer kernel, which hides its projections from the graph."""
+    """Eval mode without the fused transformer kernel, which hides its projections, and without torch's log."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    logged = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # a failed export writes hundreds of lines; what matters is raised
     try:
         with evaluating(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(logged)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.fx import Node
 
 from dgating.structure._call import Call, is_convolution, is_row_index
 from dgating.structure._capture import Captured, module_of
 from dgating.structure._factors import Factor, Shape, combine, seal, simplify, single
-from dgating.structure._info import Info, as_list, hint, shape_of
+from dgating.structure._info import Info, as_list, as_outputs, hint, shape_of
 from dgating.structure._labels import Ids, Labels
 from dgating.structure._uses import Blocks, DirectUse, Expansion, Heads, MatrixUse
 
@@ -35,10 +36,11 @@ class Engine:
         values: bool = True,
         loose: bool = True,
         layouts: dict[str, set[tuple[int, ...]]] | None = None,
+        training: bool = False,
     ) -> None:
-        self.layouts = (
-            layouts or {}
-        )  # axes of weights that an earlier walk saw merged into one: they are labelled jointly
+        # axes of weights that an earlier walk saw merged into one: they are labelled jointly
+        self.layouts = layouts or {}
+        self.training = training  # whether known values must hold in training mode, too
         self.merged: dict[str, set[tuple[int, ...]]] = {}
         self.origins: list[tuple[int, str, int]] = []  # first label, weight and axis
         self.loose = loose  # whether tensors that are filled or copied in the forward may become smaller
@@ -175,8 +177,12 @@ class Engine:
         static = bool(tensors) and all(t.static for t in tensors)
         for info in as_list(result):
             info.node = node
-            info.static = static and info.value is not None and tuple(info.value.shape) == info.shape
+            whole = info.value is not None and tuple(info.value.shape) == info.shape
+            info.static = static and whole and not info.partial
             info.factors = [g for f in info.factors if (g := simplify(self.labels, f)) is not None]
+        for info, val in zip(as_list(result), as_outputs(node), strict=False):
+            if info.value is not None and not info.static and val.dtype in (torch.bfloat16, torch.float16):
+                info.value = info.value.to(val.dtype).double()  # what the operation itself rounds to
         return result
 
     def _tidy(self, factors: list[Factor]) -> list[Factor]:

@@ -20,7 +20,8 @@ class Info:
     ``value`` broadcasts to the tensor: a number where every entry is known to be that constant, NaN where it varies;
     ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is the tensor itself.
     ``indices`` holds the content of an integer constant. ``picked``: every row is the matrix of its expert, out
-    of this stack, by this route.
+    of this stack, by this route. ``partial``: a part of a weight whose other entries may be read at another size of the
+    inputs, so that only what holds for all of them is known.
     """
 
     shape: Shape
@@ -31,6 +32,7 @@ class Info:
     node: Node | None = None
     indices: Tensor | None = None
     picked: tuple[Info, Any] | None = None
+    partial: bool = False
 
     @property
     def ndim(self) -> int:
@@ -62,6 +64,13 @@ def hint(value: Any) -> Any:
 
 def shape_of(value: Any) -> Shape:
     return tuple(int(hint(n)) for n in value.shape)
+
+
+def as_outputs(node: Node) -> list[Tensor]:
+    """The example values that a node puts out."""
+    val = node.meta.get("val")
+    values = list(val) if isinstance(val, list | tuple) else [val]
+    return [v for v in values if isinstance(v, Tensor)]
 
 
 def as_list(info: Any) -> list[Info]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from dgating.structure._call import Call
 from dgating.structure._engine import Engine
@@ -29,7 +31,7 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
         else:
             value = how(value.reshape((1,) * (x.ndim - value.ndim) + tuple(value.shape)))
         value = value if x.static else _values.worth(value)
-    return Info(out, factors, value, x.static)
+    return Info(out, factors, value, x.static, partial=x.partial)
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", 
@@ -91,10 +93,39 @@ def slice_(e: Engine, call: Call) -> Info:
         index = range(n)[slice(call["start"], call["end"], call["step"])]
     if len(index) == n:
         return move(x, call.out, lambda t: t)
+    if x.static and _unread(call.node, axis, n):
+        x = Info(x.shape, x.factors, _same_along(x.value, axis, x.ndim), partial=True)
     step = 1 if call.name == "aten::narrow" else call["step"]
     if step > 1 and x.on(axis):
         x = _strided(e, call, x, axis, index, step)
     return move(x, call.out, lambda t: _take(t, axis, index))
+
+
+def _unread(node: Node, axis: int, n: int) -> bool:
+    """Whether some positions of a weight are read by no slice here: then they may be at another size of the inputs, as
+    the rows of a position table are."""
+    source, read = node.args[0], np.zeros(n, dtype=bool)
+    assert isinstance(source, Node)
+    for user in source.users:
+        schema = getattr(user.target, "_schema", None)
+        if schema is None or schema.name not in ("aten::slice", "aten::narrow"):
+            continue
+        names = [a.name for a in schema.arguments]
+        given: dict[str, Any] = {**dict(zip(names, user.args, strict=False)), **user.kwargs}
+        start, end, length = given.get("start"), given.get("end"), given.get("length")
+        literal = all(b is None or isinstance(b, int) for b in (start, end, length))
+        if literal and given.get("dim", 0) % source.meta["val"].ndim == axis:
+            read[slice(start, start + length if length is not None else end, given.get("step"))] = True
+    return not bool(read.all())
+
+
+def _same_along(value: Tensor | None, axis: int, ndim: int) -> Tensor | None:
+    """The known values that hold at every position of an axis."""
+    if value is None or not value.is_floating_point():
+        return None
+    value = value.reshape((1,) * (ndim - value.ndim) + tuple(value.shape))
+    first = value.narrow(axis, 0, 1)
+    return _values.worth(torch.where((value == first).all(axis, keepdim=True), first.double(), _values.NAN))
 
 
 def _strided(e: Engine, call: Call, x: Info, axis: int, index: range, step: int) -> Info:

@@ -44,7 +44,7 @@ def batch_norm(e: Engine, call: Call) -> Info | list[Info]:
             operands.append(Info(shape, [reshape_factor(f, info.shape, shape) for f in info.factors]))
             e.role(info, 0, "out")
     merged = e.elementwise(call, operands, x.shape)
-    value = _batch_norm_value(call, x, per_channel, channel)
+    value = _batch_norm_value(e, call, x, per_channel, channel)
     if isinstance(call.node.meta["val"], list | tuple):
         return [Info(call.outs[0], merged, value), *(Info(shape) for shape in call.outs[1:])]
     return Info(call.out, merged, value)
@@ -57,7 +57,7 @@ def _given(info: Info | None, n: int, absent: float) -> Tensor:
     return info.value.double()
 
 
-def _batch_norm_value(call: Call, x: Info, given: dict[str, Info | None], channel: int) -> Tensor | None:
+def _batch_norm_value(e: Engine, call: Call, x: Info, given: dict[str, Info | None], channel: int) -> Tensor | None:
     n = x.shape[channel]
     known = x.value_along(channel)
     scale, shift = (_given(i, n, absent) for i, absent in zip(given.values(), (1.0, 0.0), strict=False))
@@ -70,6 +70,8 @@ def _batch_norm_value(call: Call, x: Info, given: dict[str, Info | None], channe
     else:  # statistics of the batch: a constant channel is its own mean
         result = known * 0 + shift
     result = torch.where(scale == 0, shift, result)  # whatever comes in
+    if e.training:  # there a constant channel is its own mean; where the two modes differ, nothing is known
+        result = torch.where(result == shift, result, _values.NAN)
     return _values.worth(result.reshape(tuple(n if a == channel else 1 for a in range(x.ndim))))
 
 

@@ -23,7 +23,11 @@ def linear(e: Engine, call: Call) -> Info:
     """``x W^T + b``."""
     x, w = call["input"], call["weight"]
     if not w.static or w.ndim != 2:
-        return activations(e, call, x, _transposed(w))
+        product = activations(e, call, x, _transposed(w))
+        if call["bias"] is None:
+            return product
+        known = _values.evaluate(torch.add, [product.value, call["bias"].value])
+        return Info(call.out, e.elementwise(call, [product, call["bias"]]), known)
     return project(e, call, x, -1, w, 1, 0, call["bias"])
 
 

@@ -249,6 +249,56 @@ passes("cat", lambda x: torch.cat([x, x.relu()], 1), note="along the tokens")
 passes("concat concatenate", lambda x: torch.concatenate([x, torch.concat([x, x.relu()], -1)], -1))
 passes("stack", lambda x: torch.stack([x, x.relu()], -1).flatten(-2))
 passes("stack", lambda x: torch.stack([x, x.relu()], 1), note="in front")
+
+
+def written(shape: Callable[[Tensor], tuple[int, ...]], *parts: tuple[Any, Callable[[Tensor], Any]],
+            new: str = "new_empty") -> Callable[[Tensor], Tensor]:  # fmt: skip
+    """A new tensor (``"clone"``: a copy) into whose parts the forward writes."""
+
+    def run(x: Tensor) -> Tensor:
+        h = x.clone() if new == "clone" else getattr(x, new)(*shape(x))
+        for place, what in parts:
+            h[place] = what(x)
+        return h.flatten(2)
+
+    return run
+
+
+def twice(x: Tensor) -> tuple[int, ...]:
+    return (*x.shape[:2], 2 * x.shape[2])
+
+
+def by_head(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:2], -1, 2)
+
+
+def beside(x: Tensor) -> Tensor:
+    """Two activations side by side."""
+    n = x.shape[-1]
+    return written(twice, ((..., slice(n)), Tensor.tanh), ((..., slice(n, None)), Tensor.relu))(x)
+
+
+def wider_heads(x: Tensor) -> tuple[int, ...]:
+    return (*x.shape[:2], x.shape[2] // 2, 4)
+
+
+passes("slice_scatter", beside, note="all of it")
+passes("slice_scatter", lambda x: written(twice, ((..., slice(x.shape[-1], None)), Tensor.relu), new="new_zeros")(x),
+       note="the rest zero", module=False)  # fmt: skip
+passes("slice_scatter", lambda x: torch.slice_scatter(x, x[..., 3:].tanh(), -1, 0, 3), note="over units", module=False,
+       units=strided(2))  # fmt: skip
+passes("slice_scatter", written(wider_heads, ((..., slice(2)), by_head), ((..., slice(2, 4)), lambda x: -by_head(x))),
+       note="heads", units=runs(2))  # fmt: skip
+passes("slice_scatter", written(twice, ((slice(None), slice(0, None, 2)), lambda x: x[:, 1::2]), new="clone"),
+       note="every other token")  # fmt: skip
+sound("slice_scatter", written(twice, ((..., slice(0, None, 2)), lambda x: x[..., 1::2].tanh()), new="clone"),
+      note="every other unit", module=False)  # fmt: skip
+hides("slice_scatter", written(twice, ((slice(None), slice(2, None)), lambda x: 0.5), new="clone"), note="a number")
+passes("select_scatter", written(lambda x: (*x.shape[:2], 2, x.shape[2]), ((..., 0, slice(None)), Tensor.tanh),
+                                 ((..., -1, slice(None)), Tensor.relu)), note="side by side")  # fmt: skip
+passes("select_scatter", written(twice, ((slice(None), -2), lambda x: x[:, 0].tanh()), new="clone"), note="a token")
+passes("select_scatter", written(twice, ((..., -2), lambda x: 1.0), new="clone"), note="a unit", module=False,
+       units=lambda n: [[i] for i in range(n) if i != n - 2])  # fmt: skip
 passes("expand", lambda x: x.unsqueeze(1).expand(-1, 2, -1, -1))
 passes("expand", lambda x: x.unsqueeze(-1).expand(-1, -1, -1, 2).flatten(-2), note="copies of units", module=False)
 passes("expand_as broadcast_to", lambda x: torch.broadcast_to(x.sum(1, keepdim=True).expand_as(x), x.shape))
@@ -470,10 +520,33 @@ passes("_prelu_kernel", Made(lambda n: nn.PReLU(n)), "image")
 passes("_prelu_kernel", Made(lambda n: nn.PReLU()), note="one slope")
 passes("log_sigmoid", F.logsigmoid)
 hides("copy", lambda x: aten.copy(torch.zeros_like(x), x))
+passes("copy", lambda x: aten.copy(torch.zeros_like(x), x.tanh()), note="what is written")
 passes("rrelu", F.rrelu)
 passes("mul", lambda x: x * x.tanh())
 passes("mul", Made(lambda n: With(lambda x, w: x * w, (n,))), note="scale")
 passes("multiply", lambda x: torch.multiply(x, 2.0))
+
+
+class Branched(nn.Module):
+    """A residual branch whose scale is zero in the first half of the stream, or all over."""
+
+    def __init__(self, n: int, scale: Tensor, order: Callable[[Tensor], Tensor] = Tensor.clone) -> None:
+        super().__init__()
+        self.up, self.down, self.order = nn.Linear(n, n), nn.Linear(n, n), order
+        self.scale = nn.Parameter(scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sin() + self.order(self.down(self.up(x).relu())) * self.scale.tanh()
+
+
+def turned(x: Tensor) -> Tensor:
+    """Views and permutations between a layer and its scale."""
+    return x.mT.unflatten(1, (-1, 2)).relu().permute(0, 3, 1, 2).flatten(2)
+
+
+for scale in ([0.0, 1.0, 0.0, 0.0, -1.0, 2.0], [0.0]):
+    sound("mul", Made(lambda n, s=scale: Branched(n, torch.tensor(s))), note=f"hidden by {len(scale)} factors")
+sound("mul", Made(lambda n: Branched(n, torch.tensor([0.0]), turned)), note="hidden behind views", module=False)
 passes("where", lambda x: torch.where(x > 0, x, 0.1 * x))
 passes("where", Made(lambda n: With(lambda x, w: torch.where(w > 0, x, 0 * x), (n,))), note="parameter")
 passes("masked_fill", lambda x: x.masked_fill(x > 0.3, 0.0))
@@ -699,6 +772,11 @@ for name in ("mean", "amax", "amin", "var", "std", "logsumexp", "prod", "argmax"
     known = passes if name in ("mean", "amax", "amin") else hides
     known(name, lambda x, n=name: getattr(torch, n)(x, dim=1).to(x), note="over the tokens")
     fixes(name, lambda x, n=name: getattr(torch, n)(x, dim=-1).to(x).unsqueeze(-1))
+for name in ("mean", "sum", "amax", "amin"):
+    passes(name, lambda x, n=name: getattr(torch, n)(by_head(x), dim=-1), note="pairs", units=runs(2))
+for name in ("max", "min"):
+    passes(name, lambda x, n=name: getattr(torch, n)(by_head(x), dim=-1)[0], note="pairs", units=runs(2))
+hides("median", lambda x: by_head(x).median(-1)[0], note="pairs", units=runs(2))
 passes("sum", lambda x: x.sum(1), note="over the tokens")
 passes("sum", lambda x: x.sum(-1))
 passes("sum", lambda x: x.sum().view(1), note="of everything")

@@ -15,8 +15,14 @@ def coupled(model: nn.Module, example_inputs: Any, *, kwargs: Mapping[str, Any] 
     r"""Every unit that :func:`compact` could remove, as one group over all its producing slices.
 
     A channel behind a batch norm is its filter with the norm's scale and shift; channels that meet in a residual sum
-    are one unit over all the convolutions that write to it; a head is its query, key and value rows. So what is gated
-    is what can be removed: once a group is zero, :func:`compact` takes it out.
+    are one unit over all the convolutions that write to it; a head is its query, key and value rows; a table that
+    embeds and projects belongs to the unit with its columns. So what is gated is what can be removed: a unit whose
+    group is zero contributes nothing, and :func:`compact` takes it out where the shapes allow.
+
+    They do not allow a single unit to leave alone where a tensor has to stay rectangular: from a grouped convolution,
+    from key-value groups whose query heads are units of their own and from stacked experts the same number leaves
+    every block, group or expert; units that one weight lays out over two axes (heads x width) leave as whole rows or as
+    many from every row. One unit of every axis stays. ``plan_compaction`` says which zero units stay, and why.
 
     Args:
         model: an ordinary model.

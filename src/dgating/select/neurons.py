@@ -113,7 +113,7 @@ def _found(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | No
     for family in found.families:
         wide = [s for s in family.sites if s.info.ndim > 1]
         linear = all(s.info.ndim == 2 or (s.info.ndim == 3 and s.factor.depends(0)) for s in wide)
-        roles = {s.role for s in wide}
+        roles = set().union(*(s.roles for s in wide))
         if linear and {"in", "out"} <= roles and not found.is_heads(family) and found.trainable(family):
             chosen.append((family, [(s, None) for s in family.producers]))
     groups = groups_of(model, found, chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import operator
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -82,7 +83,9 @@ def capture(
     with _quiet_eval(model):
         try:
             program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=dynamic_shapes)
-            program = program.run_decompositions(_decompositions(keep))
+            table = _decompositions(keep)
+            if not all(_final(node, table) for node in program.graph.nodes):  # it costs as much as the export itself
+                program = program.run_decompositions(table)
         except Exception as error:  # torch.export raises many kinds; all mean that the model cannot be read
             first = str(error).strip().splitlines()
             raise CompactionError(
@@ -119,6 +122,15 @@ def _unbacked(value: Any) -> bool:
     if not isinstance(value, Tensor):
         return False
     return any(isinstance(n, torch.SymInt) and n.node.hint is None for n in value.shape)
+
+
+def _final(node: Node, table: dict[Any, Any]) -> bool:
+    """Whether decomposing would leave a node as it is: it writes to nothing and is not taken apart."""
+    if node.op != "call_function" or node.target is operator.getitem:
+        return node.op in ("placeholder", "output", "call_function")
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target not in table and not node.target._schema.is_mutable
+    return getattr(node.target, "__module__", "") in ("_operator", "math", "torch")  # arithmetic of sizes
 
 
 def _decompositions(keep: Callable[[Any], bool]) -> dict[Any, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dgating.structure._capture import Weight
 from dgating.structure._engine import Engine
 from dgating.structure._factors import Factor
 from dgating.structure._info import Info
@@ -21,7 +23,7 @@ class Site:
     name: str
     info: Info
     factor: Factor
-    role: str  # "in": the axis is contracted, else the axis is produced
+    roles: frozenset[str]  # "in": the axis is contracted; any other role: it is produced, tied weights may do both
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Family:
 
     @property
     def producers(self) -> tuple[Site, ...]:
-        return tuple(s for s in self.sites if s.role != "in")
+        return tuple(s for s in self.sites if s.roles != {"in"})
 
 
 class Discovery:
@@ -49,6 +51,7 @@ class Discovery:
             for p in module._parameters.values():
                 if p is not None:
                     self.homes[id(p)] = self.homes.get(id(p), 0) + 1
+        self.readers = self._readers()
         self.sites = self._sites()
         self.families = self._families()
         found = [engine.labels.find(h.heads).reshape(-1) for h in engine.heads]
@@ -61,8 +64,27 @@ class Discovery:
                 continue
             for f in info.factors:
                 if f.ids.shape[0] == 1 and not self.engine.labels.fixed(f.ids).all():
-                    role = self.engine.roles.get((info.weight.name, f.axes[-1]), "out")
-                    found.append(Site(info.weight.name, info, f, role))
+                    found.append(Site(info.weight.name, info, f, self._roles(info.weight, f.axes[-1])))
+        return found
+
+    def _roles(self, weight: Weight, axis: int) -> frozenset[str]:
+        """What the axis is to the operations that read the weight.
+
+        The rules note the role in the last of them. Where others read it, too (a table that embeds and projects), it
+        counts as produced as well: a group with a slice too many can still leave once it is zero, one that lacks a
+        producing slice cannot.
+        """
+        noted = self.engine.roles.get((weight.name, axis), "out")
+        return frozenset({noted, "out"} if len(self.readers[id(weight.tensor)]) > 1 else {noted})
+
+    def _readers(self) -> dict[int, set[tuple[object, int]]]:
+        """The kinds of operations that read each weight, with the place of the argument; not those after its shape."""
+        found: dict[int, set[tuple[object, int]]] = defaultdict(set)
+        for node, weight in self.engine.captured.weights.items():
+            for user in node.users:
+                if isinstance(user.meta.get("val"), Tensor | list | tuple):
+                    place = user.args.index(node) if node in user.args else -1
+                    found[id(weight.tensor)].add((user.target, place))
         return found
 
     def _families(self) -> list[Family]:

@@ -131,7 +131,7 @@ def _split(call: Call, s: Solution) -> list[Change]:
     return _list_change(call, name, new)
 
 
-@_rewrites("slice")
+@_rewrites("slice", "slice_scatter")
 def _slice(call: Call, s: Solution) -> list[Change]:
     x: Info = call["self"]
     axis = call["dim"] % x.ndim
@@ -163,7 +163,7 @@ def _narrow(call: Call, s: Solution) -> list[Change]:
     return [Change(call.node, k, call[k], v) for k, v in new.items() if v != call[k]]
 
 
-@_rewrites("select")
+@_rewrites("select", "select_scatter")
 def _select(call: Call, s: Solution) -> list[Change]:
     x: Info = call["self"]
     kept, old = kept_along(s, x, call["dim"]), call["index"]

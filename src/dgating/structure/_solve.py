@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dgating.structure._engine import Engine
 from dgating.structure._factors import narrow
+from dgating.structure._hidden import hidden, hidden_outputs
 from dgating.structure._info import Info, as_list
 from dgating.structure._labels import Ids
 from dgating.structure._uses import Blocks, DirectUse, Expansion, MatrixUse
@@ -55,7 +56,8 @@ class _Solver:
         self.live: Mask = fixed | ~used  # by root; a unit that nothing reads may be read on another input
         for r in np.unique(self.root[~fixed & ~used[self.root]]):
             self.cause[int(r)] = "nothing in the graph reads it"
-        self.matrices = [_Matrix(self, u) for u in engine.uses if isinstance(u, MatrixUse)]
+        masks = hidden(engine)
+        self.matrices = [_Matrix(self, u, masks.get(u.node)) for u in engine.uses if isinstance(u, MatrixUse)]
         by_use = {id(m.use): m for m in self.matrices}
         self.steps = [by_use[id(u)] if isinstance(u, MatrixUse) else u for u in reversed(engine.uses)]
         self.tensors = _distinct(engine, self.root)
@@ -143,8 +145,9 @@ class _Solver:
 class _Matrix:
     """A product with weights, ready to tell which inputs are reached from live outputs."""
 
-    def __init__(self, solver: _Solver, use: MatrixUse) -> None:
+    def __init__(self, solver: _Solver, use: MatrixUse, mask: Tensor | None) -> None:
         self.solver, self.use = solver, use
+        self.hidden = hidden_outputs(use, mask)
         self.inputs, self.outputs = solver.root[use.inputs], solver.root[use.outputs]
         constant = use.constant
         blocked = constant.isnan()
@@ -157,7 +160,12 @@ class _Matrix:
     def nonzero(self) -> Tensor:
         if self._nonzero is None:
             w = self.use.weight.ne(0)
-            self._nonzero = w.any(-1) if w.ndim == 4 else w
+            w = w.any(-1) if w.ndim == 4 else w
+            if self.hidden is not None:
+                # a constant that leaves moves into the bias: where it may not, it is read after all
+                stuck = torch.from_numpy(self.blocked) & ~self.use.constant.isnan()
+                w = w & (~self.hidden.unsqueeze(-1) | stuck.unsqueeze(-2))
+            self._nonzero = w
         return self._nonzero
 
     def reach(self) -> tuple[Ids, str]:

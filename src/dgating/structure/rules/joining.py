@@ -1,4 +1,4 @@
-"""Rules of operations that put tensors side by side."""
+"""Rules of operations that put tensors side by side, or write one into a part of another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dgating.structure._call import Call
 from dgating.structure._engine import Engine
-from dgating.structure._factors import Factor, combine, seal
+from dgating.structure._factors import Factor, combine, lift, seal, simplify
 from dgating.structure._info import Info
 from dgating.structure._labels import FIXED
 from dgating.structure.rules import _values
@@ -83,3 +83,86 @@ def _cat_value(parts: Sequence[Info], axis: int) -> Tensor | None:
             torch.full(shape, _values.NAN, dtype=torch.float64) if p.value is None else p.value.double().expand(shape)
         )
     return _values.worth(torch.cat(rows, axis))
+
+
+@rule("slice_scatter", "select_scatter")
+def write(e: Engine, call: Call) -> Info:
+    """``src`` in the place of a part of ``self``, the rest beside it as in a ``cat``: the same indices leave both."""
+    x: Info = call["self"]
+    src: Info = call["src"]
+    axis = call["dim"] % x.ndim
+    n = x.shape[axis]
+    if call.name == "aten::select_scatter":
+        place = range(n)[call["index"] :][:1]
+        src = move(src, (*src.shape[:axis], 1, *src.shape[axis:]), lambda t: t.unsqueeze(axis))
+    else:
+        place = range(n)[slice(call["start"], call["end"], call["step"])]
+    if not len(place):
+        return Info(x.shape, list(x.factors), x.value)
+    if place.step > 1:
+        reason = f"{call.where} uses its positions"
+        x, src = (Info(i.shape, e.seal(i.factors, [axis], reason), i.value) for i in (x, src))
+    part = Info(src.shape, _part(e, x, axis, place))
+    _overwrite(e, call, part, src)
+    return Info(x.shape, list(x.factors), _written(x, src, axis, place))
+
+
+@rule("copy")
+def copy(e: Engine, call: Call) -> Info:
+    """``src`` in the place of all of ``self``."""
+    x: Info = call["self"]
+    src = _lifted(call["src"], x.ndim)
+    value = src.value if call.node.meta["val"].is_floating_point() else None
+    if value is not None:  # what a cast to fewer digits leaves of it
+        value = value.to(call.node.meta["val"].dtype).double()
+    return Info(x.shape, _overwrite(e, call, x, src), value)
+
+
+def _part(e: Engine, x: Info, axis: int, place: range) -> list[Factor]:
+    """Labels of the entries that are written to. A single index keeps its place."""
+    found = (f.map(lambda ids: ids.take(list(place), axis + 1)) if f.depends(axis) else f for f in x.factors)
+    return [g for f in found if (g := simplify(e.labels, f)) is not None]
+
+
+def _overwrite(e: Engine, call: Call, old: Info, new: Info) -> list[Factor]:
+    """Nothing of ``old`` is left, but it has to keep the shape of ``new``."""
+    reason = f"it meets {call.where}"
+    sides = [Info(i.shape, _outermost(e, i, other, reason)) for i, other in ((old, new), (new, old))]
+    return e.elementwise(call, sides, old.shape)
+
+
+def _outermost(e: Engine, x: Info, other: Info, reason: str) -> list[Factor]:
+    """The factors of ``x``; of several that meet a joint one, all but the outermost are fixed.
+
+    A tensor made from its sizes has a factor an axis, what is written into it (heads x width) may have a joint one:
+    then whole rows can leave.
+    """
+    for f in other.factors:
+        met = [g for g in x.factors if set(g.axes) & set(f.axes)]
+        if len(f.axes) > 1 and f.axes not in [g.axes for g in met]:
+            for g in sorted(met, key=lambda g: g.axes)[1:]:
+                e.labels.fix(g.ids, reason)
+    return [g for f in x.factors if (g := simplify(e.labels, f)) is not None]
+
+
+def _lifted(x: Info, ndim: int) -> Info:
+    """``x`` with axes of size one put in front, as broadcasting does."""
+    missing = ndim - x.ndim
+    value = x.value
+    if missing and value is not None:
+        value = None if value.ndim > x.ndim else value.reshape((1,) * (ndim - value.ndim) + tuple(value.shape))
+    return Info((1,) * missing + x.shape, [lift(f, ndim) for f in x.factors], value)
+
+
+def _written(x: Info, src: Info, axis: int, place: range) -> Tensor | None:
+    old, new = (_full(i) for i in (x, src))
+    size = torch.broadcast_shapes(*((*v.shape[:axis], 1, *v.shape[axis + 1 :]) for v in (old, new)))
+    old, new = (v.expand(*size[:axis], i.shape[axis], *size[axis + 1 :]) for v, i in ((old, x), (new, src)))
+    return _values.worth(old.index_copy(axis, torch.tensor(list(place), dtype=torch.long), new))
+
+
+def _full(x: Info) -> Tensor:
+    """Known values with all axes of the tensor."""
+    if x.value is None or x.value.ndim != x.ndim:
+        return torch.full((1,) * x.ndim, _values.NAN, dtype=torch.float64)
+    return x.value.double()

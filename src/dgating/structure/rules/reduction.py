@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dgating.structure._call import Call
@@ -79,21 +80,29 @@ def _zeros_like(value: Tensor, f: Factor) -> np.ndarray:
     return np.broadcast_to(zero.numpy()[None], f.ids.shape)
 
 
-SAME: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "aten::mean": lambda v, n: v,
-    "aten::amax": lambda v, n: v,
-    "aten::amin": lambda v, n: v,
-    "aten::max": lambda v, n: v,
-    "aten::min": lambda v, n: v,
-    "aten::median": lambda v, n: v,
-    "aten::sum": lambda v, n: v * n,
+KNOWN: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "aten::mean": lambda v, axis: v.mean(axis, keepdim=True),
+    "aten::amax": lambda v, axis: v.amax(axis, keepdim=True),
+    "aten::amin": lambda v, axis: v.amin(axis, keepdim=True),
+    "aten::max": lambda v, axis: v.amax(axis, keepdim=True),
+    "aten::min": lambda v, axis: v.amin(axis, keepdim=True),
+    "aten::sum": lambda v, axis: v.sum(axis, keepdim=True),
 }
+SAME = {"aten::median"}  # of what is alike only: a median of medians is not the median
 
 
 def _reduced(name: str, x: Info, axes: list[int], order: list[int]) -> Tensor | None:
-    """A constant that does not change along the reduced axes stays a constant."""
-    f = SAME.get(name)
-    if f is None or x.value is None or x.value.ndim != x.ndim or any(x.value.shape[a] > 1 for a in axes):
+    """Known values reduced like the tensor, one axis after the other; what meets an unknown one is unknown."""
+    f = KNOWN.get(name)
+    value = x.value
+    if (f is None and name not in SAME) or value is None or value.ndim != x.ndim:
         return None
-    n = int(np.prod([x.shape[a] for a in axes]))
-    return _values.worth(f(x.value.double(), n).reshape([x.value.shape[a] for a in order]))
+    value = value.double()
+    for axis in axes:
+        if value.shape[axis] > 1:
+            if f is None:
+                return None
+            value = f(value, axis)
+        elif name == "aten::sum" and x.shape[axis] > 1:  # as often as the axis is long, which inputs may decide
+            value = torch.where(value == 0, 0.0, _values.NAN)
+    return _values.worth(value.reshape([value.shape[a] for a in order]))

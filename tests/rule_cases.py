@@ -620,6 +620,9 @@ for start in range(0, len(NAMES), 6):
 fixes("frexp", lambda x: torch.frexp(x)[0], note="two results")
 hides("bitwise_not", lambda x: (~(x > 0)).double(), note="pointwise")
 hides("logical_and", lambda x: torch.logical_and(x > 0, x < 1).double(), note="pointwise")
+hides("__and__", lambda x: ((x > 0) & (x < 1)).double())
+hides("__or__", lambda x: ((x > 0) | (x < -1)).double())
+hides("__xor__", lambda x: ((x > 0) ^ (x < 1)).double())
 hides("gt", lambda x: (x > 0.2).double(), note="pointwise")
 
 # --- normalisation ---

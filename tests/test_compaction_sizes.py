@@ -293,3 +293,31 @@ def test_an_error_names_the_module_and_torch_writes_no_log(capfd):
     with pytest.raises(dg.CompactionError, match="cannot read"):
         dg.compact(Nothing(), (torch.randn(2, 3),))
     assert capfd.readouterr().err == ""
+
+
+def test_what_a_module_computed_before_from_its_full_weights_is_dropped():
+    """Modules with a ``train`` of their own keep such things in evaluation mode and drop them there."""
+
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.scale, self.cache = nn.Linear(6, 8), nn.Linear(8, 3), nn.Parameter(torch.ones(8)), None
+
+        def train(self, mode: bool = True) -> nn.Module:
+            self.cache = None
+            return super().train(mode)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training or self.cache is None:
+                self.cache = self.scale * 2
+            return self.b(self.a(x).relu() * self.cache)
+
+    net, x = Cached().eval(), torch.randn(4, 6)
+    with torch.no_grad():
+        net.a.weight[:3] = 0
+        net.a.bias[:3] = 0
+        assert dg.compact(net, (x,)).a.out_features == 5
+        before, cached = net(x), net.cache
+    small = dg.compact(net, (x,))  # what is cached already is a constant of full size, and safe
+    assert torch.allclose(small(x), before, atol=1e-6)
+    assert net.cache is cached

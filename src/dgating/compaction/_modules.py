@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._rules import ModuleChange, module_rule
@@ -34,7 +35,17 @@ def sliced_copy(model: nn.Module, slices: dict[str, list[Slice]]) -> nn.Module:
     for module in small.modules():
         if hasattr(module, "_flat_weights"):
             module._init_flat_weights()  # type: ignore[operator]
+        if type(module).train is not nn.Module.train and not isinstance(module, GraphModule):
+            _forget(module)
     return small
+
+
+def _forget(module: nn.Module) -> None:
+    """Let a module drop what it computed from the full weights: one with a ``train`` of its own does so there."""
+    training = module.training
+    with contextlib.suppress(NotImplementedError):  # exported modules refuse
+        module.train(True)
+        module.train(training)
 
 
 def fold_(small: nn.Module, folded: dict[str, Tensor]) -> None:

@@ -86,6 +86,7 @@ def capture(
             table = _decompositions(keep)
             if not all(_final(node, table) for node in program.graph.nodes):  # it costs as much as the export itself
                 program = program.run_decompositions(table)
+            program.graph.eliminate_dead_code()  # attention weights that nobody takes read the heads
         except Exception as error:  # torch.export raises many kinds; all mean that the model cannot be read
             first = str(error).strip().splitlines()
             raise CompactionError(
@@ -166,7 +167,8 @@ def _quiet_eval(model: nn.Module) -> Iterator[None]:
     logged = logging.root.manager.disable
     logging.disable(logging.CRITICAL)  # a failed export writes hundreds of lines; what matters is raised
     try:
-        with evaluating(model), warnings.catch_warnings():
+        # regions without gradients would be subgraphs of their own if the others had any
+        with evaluating(model), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -14,7 +14,7 @@ from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 
 
-@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "rrelu")
+@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "rrelu", "__and__", "__or__", "__xor__")
 def pointwise(e: Engine, call: Call) -> Info:
     """Any function applied entry by entry."""
     operands = call.tensors

@@ -38,6 +38,11 @@ from dgating.compaction._rules import ModuleChange as ModuleChange
 from dgating.compaction._rules import register_module_rule as register_module_rule
 from dgating.compaction._save import load_compact as load_compact
 from dgating.compaction._save import save_compact as save_compact
+from dgating.paths._grid import lam_grid as lam_grid
+from dgating.paths._grid import lam_max as lam_max
+from dgating.paths._path import path as path
+from dgating.paths._result import PathPoint as PathPoint
+from dgating.paths._result import RegularizationPath as RegularizationPath
 from dgating.reporting.plots import plot_group_norms as plot_group_norms
 from dgating.reporting.plots import plot_history as plot_history
 from dgating.reporting.report import Report as Report
@@ -65,8 +70,10 @@ __all__ = [
     "GateConfig",
     "Groups",
     "ModuleChange",
+    "PathPoint",
     "Profile",
     "ProximalSolution",
+    "RegularizationPath",
     "Report",
     "TimeBudget",
     "blocks",
@@ -88,11 +95,14 @@ __all__ = [
     "heads",
     "imbalance",
     "is_gated",
+    "lam_grid",
+    "lam_max",
     "layers",
     "load_compact",
     "misalignment",
     "neurons",
     "param_groups",
+    "path",
     "penalty",
     "plan_compaction",
     "plot_group_norms",

@@ -1,0 +1,168 @@
+r"""Grids of strengths: from the smallest λ that matters to the one at which every group is zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dgating._optim import check_number
+from dgating._units import Unit, units
+from dgating.paths._data import as_data
+from dgating.paths._objective import Loss, default_loss, mean_loss
+
+
+def lam_grid(lam_max: float, ratio: float = 1e-3, n: int = 50) -> list[float]:
+    r"""``n`` strengths, log-spaced from ``ratio * lam_max`` up to ``lam_max``: from dense to sparse.
+
+    Args:
+        lam_max: the largest strength, for example of :func:`lam_max`.
+        ratio: the smallest one as a share of it, in ``(0, 1]``.
+        n: how many.
+
+    Raises:
+        ValueError: a strength or share that is not positive, or ``n < 1``.
+
+    Example:
+        >>> [round(lam, 4) for lam in lam_grid(1.0, ratio=0.01, n=3)]
+        [0.01, 0.1, 1.0]
+    """
+    check_number("lam_max", lam_max)
+    check_number("ratio", ratio)
+    if not lam_max > 0:
+        raise ValueError(f"lam_max: expected a positive number, received {lam_max!r}.")
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio: expected a share in (0, 1], received {ratio!r}.")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n: expected a whole number >= 1, received {n!r}.")
+    if n == 1:
+        return [float(lam_max)]
+    step = math.log(1 / ratio) / (n - 1)
+    return [float(lam_max * math.exp(-step * (n - 1 - i))) for i in range(n - 1)] + [float(lam_max)]
+
+
+def lam_max(
+    model: nn.Module, data: Any, loss: Loss | None = None, *, steps: int = 200, probes: int = 8, seed: int = 0
+) -> float:
+    r"""The strength from which on a gated model has no group left.
+
+    With every group at zero, let :math:`g_j` be the data gradient of the weights of group ``j``. For ``D = 2`` zero is
+    a minimum for all groups exactly when
+
+    .. math:: \lambda \ge \lambda_{\max} = \max_j \|g_j\|_2 ,
+
+    which is the value for a convex loss. For ``D >= 3`` zero is a local minimum for every λ, and what matters is from
+    which λ on nothing else is one. Along :math:`-g_j`, with the curvature :math:`h_j` of the loss, a group of norm
+    ``r`` is stationary where :math:`\tfrac{2}{D}\lambda r^{2/D-1} = \|g_j\| - h_j r`; the largest λ for which some
+    ``r`` solves this is the **estimate** here,
+
+    .. math:: \lambda_j = \tfrac D2\, r_j^{1-2/D} (\|g_j\| - h_j r_j), \qquad
+              r_j = \frac{\|g_j\|}{h_j} \cdot \frac{1-2/D}{2-2/D} .
+
+    The ungated parameters are fitted first with all groups at zero (the null model: intercepts).
+
+    Args:
+        model: a gated model; it is not changed.
+        data: as in :func:`path`.
+        loss: as in :func:`path`.
+        steps: L-BFGS iterations for the null model.
+        probes: products with the Hessian to estimate the curvatures with (``D >= 3``).
+        seed: of those probes.
+
+    Returns:
+        ``lam_max > 0``.
+
+    Raises:
+        ValueError: the model is not gated, or no group has a gradient.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> x = torch.eye(4); y = torch.tensor([[4.0], [0.0], [0.0], [0.0]])
+        >>> net = torch.nn.Linear(4, 1, bias=False)
+        >>> _ = dg.gate_(net, dg.features(net), depth=2)
+        >>> dg.lam_max(net, (x, y))
+        1.0
+    """
+    rows = as_data(data)
+    found = units(model)
+    loss = loss or default_loss(rows.target)
+    weights = {id(s.omega): s for u in found for s in u.sites}
+    factors = {id(p) for u in found for p in u.factors}
+    free = [p for p in model.parameters() if id(p) not in factors and p.requires_grad]
+    saved = [(p, p.detach().clone(), p.grad) for p in model.parameters()]
+    generator = torch.Generator().manual_seed(seed)
+    try:
+        with torch.no_grad():
+            for u in found:
+                u.gamma.fill_(1.0)  # so that the gradient of the primary weights is that of the weights
+                for s in u.sites:
+                    s.omega.zero_()
+        if free:
+            _fit(free, lambda: mean_loss(loss, model(*rows.inputs), rows), steps)
+        omegas = [s.omega for s in weights.values()]
+        value = mean_loss(loss, model(*rows.inputs), rows)
+        deep = any(u.depth > 2 for u in found)
+        grads = torch.autograd.grad(value, omegas, create_graph=deep, allow_unused=True)
+        by_site = {id(p): torch.zeros_like(p) if g is None else g for p, g in zip(omegas, grads, strict=True)}
+        best = 0.0
+        for u in found:
+            mine = [by_site[id(s.omega)] for s in u.sites]
+            norms = u.norms_of([g.detach() for g in mine]).double()
+            if u.depth == 2:
+                best = max(best, float(norms.max()))
+                continue
+            curvature = _curvature(u, mine, norms, probes, generator).double()
+            best = max(best, float(_largest(norms, curvature, u.depth).max()))
+    finally:
+        with torch.no_grad():
+            for p, old, grad in saved:
+                p.copy_(old)
+                p.grad = grad
+    if not best > 0:
+        raise ValueError("lam_max: expected a loss that depends on the gated weights, its gradient at zero is zero.")
+    return best
+
+
+def _largest(g: Tensor, h: Tensor, depth: int) -> Tensor:
+    share = (1 - 2 / depth) / (2 - 2 / depth)
+    h = h.clamp(min=1e-3 * float(h.max()) + 1e-12)  # a direction without curvature has no largest norm
+    r = share * g / h
+    return 0.5 * depth * r.pow(1 - 2 / depth) * (g - h * r)
+
+
+def _curvature(u: Unit, grads: list[Tensor], norms: Tensor, probes: int, generator: torch.Generator) -> Tensor:
+    """``(J,)`` curvatures along the gradient of each group, by products of the Hessian with random signs of them."""
+    if not any(g.requires_grad for g in grads):
+        return torch.zeros_like(norms)  # a loss that is linear in the weights
+
+    def spread(values: Tensor) -> list[Tensor]:
+        return [s.gate.layout.expand(values, s.gate.labels).to(s.omega) for s in u.sites]
+
+    omegas = [s.omega for s in u.sites]
+    direction = [g.detach() / n for g, n in zip(grads, spread(norms.clamp(min=1e-30)), strict=True)]
+    total = torch.zeros_like(norms)
+    for _ in range(probes):
+        sign = (torch.randint(0, 2, norms.shape, generator=generator) * 2 - 1).to(norms)
+        probe = [v * s for v, s in zip(direction, spread(sign), strict=True)]
+        product = torch.autograd.grad(grads, omegas, probe, retain_graph=True)
+        for site, hv, p in zip(u.sites, product, probe, strict=True):
+            total += site.gate.group_sums((hv * p).to(norms))
+    return (total / probes).clamp(min=0)
+
+
+def _fit(parameters: list[nn.Parameter], value: Callable[[], Tensor], steps: int) -> None:
+    optimizer = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        out = value()
+        out.backward()
+        return out
+
+    optimizer.step(closure)
+
+
+__all__ = ["lam_grid", "lam_max"]

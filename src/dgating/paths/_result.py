@@ -1,0 +1,258 @@
+"""``RegularizationPath``: what a path found at every strength, and the choice among its points."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dgating._config import write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FORMAT = "dgating/path/1"
+
+
+@dataclass(frozen=True, eq=False)
+class PathPoint:
+    """The end of training at one strength.
+
+    Attributes:
+        lam: the strength λ.
+        loss: mean data loss over the last epoch.
+        objective: that plus the penalty of the collapsed weights.
+        score: on the validation rows (larger is better), ``nan`` without any.
+        kept: which groups are left, a boolean tensor ``(J,)`` by ``Groups.name``.
+        norms: their norms.
+        parameters: of the model that is left, gates not counted.
+        epochs: how many it took.
+        seconds: since the path began.
+        state: the collapsed weights of the full-size model, zeros for what is gone.
+    """
+
+    lam: float
+    loss: float
+    objective: float
+    score: float
+    kept: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    parameters: int
+    epochs: int
+    seconds: float
+    state: dict[str, Tensor] = field(repr=False)
+
+    @property
+    def n_groups(self) -> int:
+        """How many groups are left."""
+        return sum(int(mask.sum()) for mask in self.kept.values())
+
+
+@dataclass(frozen=True, eq=False)
+class RegularizationPath(Sequence[PathPoint]):
+    """Made by :func:`path`: its points in the order in which they were trained, λ rising.
+
+    Attributes:
+        points: the :class:`PathPoint` of every strength.
+        depth: ``D``.
+        settings: everything that the path was called with and that is a number or a word.
+    """
+
+    points: tuple[PathPoint, ...]
+    depth: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    model: nn.Module | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.points[index]
+
+    def __iter__(self) -> Iterator[PathPoint]:
+        return iter(self.points)
+
+    @property
+    def lams(self) -> list[float]:
+        """The strengths, rising."""
+        return [p.lam for p in self.points]
+
+    def select(
+        self,
+        rule: str = "best",
+        *,
+        n_groups: int | None = None,
+        max_params: int | None = None,
+        min_score: float | None = None,
+        within: float = 0.01,
+        standard_error: float | Sequence[float] | None = None,
+    ) -> PathPoint:
+        r"""Choose a point.
+
+        Args:
+            rule: ``"best"``: the largest score, of equal ones the sparsest. ``"1se"``: the sparsest point whose score
+                is at least the best one minus its standard error. ``"within"``: the sparsest point whose score is at
+                least the best one minus ``within``.
+            n_groups: only points with at most so many groups.
+            max_params: only points with at most so many parameters.
+            min_score: only points that score at least this.
+            within: for ``"within"``.
+            standard_error: for ``"1se"``: that of the best score, or one a point. Without it that of a share of the
+                validation rows is taken, :math:`\sqrt{s(1-s)/n}`, which is right for an accuracy.
+
+        Raises:
+            ValueError: an unknown rule, no point that meets the bounds, or no standard error.
+
+        Reference: the one-standard-error rule, Hastie, Tibshirani, Friedman, section 7.10; arXiv 2509.23898, A.
+        """
+        left = [
+            (i, p)
+            for i, p in enumerate(self.points)
+            if (n_groups is None or p.n_groups <= n_groups)
+            and (max_params is None or p.parameters <= max_params)
+            and (min_score is None or p.score >= min_score)
+        ]
+        if not left:
+            few = min((p.n_groups for p in self.points), default=0)
+            raise ValueError(
+                f"select: no point of this path meets the bounds; its sparsest has {few} groups. Loosen the bounds, or "
+                "run the path to a larger lam."
+            )
+        scored = [(i, p) for i, p in left if not math.isnan(p.score)]
+        if not scored:
+            if rule == "best" and n_groups is not None:  # the least sparse that fits
+                return max(left, key=lambda ip: (ip[1].n_groups, -ip[1].objective))[1]
+            raise ValueError("select: expected points with a score, this path had no validation rows.")
+        i, best = max(scored, key=lambda ip: (ip[1].score, -ip[1].n_groups, ip[0]))
+        if rule == "best":
+            return best
+        if rule == "1se":
+            slack = self._standard_error(i, standard_error)
+        elif rule == "within":
+            slack = within
+        else:
+            raise ValueError(f"rule: expected 'best', '1se' or 'within', received {rule!r}.")
+        good = [(j, p) for j, p in scored if p.score >= best.score - slack]
+        return min(good, key=lambda jp: (jp[1].n_groups, -jp[0]))[1]
+
+    def _standard_error(self, index: int, given: float | Sequence[float] | None) -> float:
+        if given is not None:
+            return float(given[index] if isinstance(given, Sequence) else given)
+        rows, score = self.settings.get("validation_rows", 0), self.points[index].score
+        if not rows or not 0 <= score <= 1 or self.settings.get("score") != "accuracy":
+            raise ValueError(
+                "select: the rule '1se' needs a standard error: pass standard_error=..., or cross-validate the path."
+            )
+        return math.sqrt(max(score * (1 - score), 0.0) / rows)
+
+    def restore(self, point: PathPoint | int, model: nn.Module | None = None) -> nn.Module:
+        """A full-size, ungated model with the weights of a point.
+
+        Args:
+            point: a point of this path, or its index.
+            model: a model of the right architecture; by default the one that the path began with. It is copied.
+
+        Raises:
+            ValueError: the path was loaded from a file, and no model is given.
+        """
+        base = self.model if model is None else model
+        if base is None:
+            raise ValueError("restore: expected a model, as a path from a file holds none. Pass model=...")
+        made = copy.deepcopy(base)
+        made.load_state_dict((self.points[point] if isinstance(point, int) else point).state)
+        return made
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a strength, in order: its numbers, and how many groups it has."""
+        import pandas as pd
+
+        names = ("lam", "loss", "objective", "score", "n_groups", "parameters", "epochs", "seconds")
+        return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.points])
+
+    def plot(self, groups: str | None = None) -> Figure:
+        """Score and number of groups against λ, and below the norms of every group (of one ``Groups.name``)."""
+        from dgating.reporting.path_plot import plot_path
+
+        return plot_path(self, groups)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write everything to one safetensors file with a JSON header; nothing is pickled."""
+        tensors: dict[str, Tensor] = {}
+        for i, p in enumerate(self.points):
+            for kind in ("kept", "norms", "state"):
+                tensors |= {f"{i}/{kind}/{n}": t.contiguous().clone() for n, t in getattr(p, kind).items()}
+        numbers = ("lam", "loss", "objective", "score", "parameters", "epochs", "seconds")
+        header = {
+            "format": FORMAT,
+            "depth": self.depth,
+            "settings": self.settings,
+            "points": [{n: _json(getattr(p, n)) for n in numbers} for p in self.points],
+        }
+        write_bytes(Path(path), save(tensors, metadata={"dgating": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> RegularizationPath:
+        """Read a path that :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: another or a damaged file.
+        """
+        where = Path(path)
+        if not where.is_file():
+            raise FileNotFoundError(f"RegularizationPath.load: no file {where.name!r}.")
+        try:
+            with safe_open(where, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("dgating", "null"))
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
+            if header["format"] != FORMAT:
+                raise KeyError("format")
+            parts: list[dict[str, Any]] = [{"kept": {}, "norms": {}, "state": {}} for _ in header["points"]]
+            for key, t in tensors.items():
+                number, kind, name = key.split("/", 2)
+                parts[int(number)][kind][name] = t
+            for part, numbers in zip(parts, header["points"], strict=True):
+                part.update({k: _number(v) for k, v in numbers.items()})
+            return cls(tuple(PathPoint(**part) for part in parts), header["depth"], header["settings"])
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"RegularizationPath.load: {where.name!r} is not a whole file written by RegularizationPath.save "
+                f"({type(error).__name__}: {error})."
+            ) from None
+
+    def __str__(self) -> str:
+        lines = [f"RegularizationPath: D = {self.depth}, {len(self)} strengths"]
+        for p in self.points:
+            lines.append(f"  lam {p.lam:.3g}: {p.n_groups} groups, loss {p.loss:.4g}, score {p.score:.4g}")
+        return "\n".join(lines)
+
+
+def _json(x: float) -> Any:
+    return x if math.isfinite(x) else str(x)
+
+
+def _number(x: Any) -> Any:
+    return float(x) if isinstance(x, str) else x
+
+
+def equal(a: RegularizationPath, b: RegularizationPath) -> bool:
+    """Whether two paths hold the same numbers; seconds are not compared."""
+    if len(a) != len(b):
+        return False
+    for p, q in zip(a, b, strict=True):
+        if (p.lam, p.loss, p.objective, p.parameters) != (q.lam, q.loss, q.objective, q.parameters):
+            return False
+        if not all(torch.equal(t, q.state[n]) for n, t in p.state.items()):
+            return False
+    return True

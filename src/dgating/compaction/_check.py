@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dgating.compaction._inputs import Args, tensors_of
+from dgating.compaction._recorder import record
 from dgating.compaction._traced import FixedSize
 from dgating.compaction._verify import (
     LARGE,
@@ -159,45 +160,17 @@ def _gap(
 
 def _culprit(a: nn.Module, b: nn.Module, inputs: Any) -> tuple[str | None, str]:
     """The innermost module that gets the same inputs and gives another output of the same shape, or none at all."""
-    (given, outputs, order), (given_b, outputs_b, _) = _trace(a, inputs), _trace(b, inputs)
-    for path in order:
-        if path not in given_b or not _alike(given[path], given_b[path]):
+    (given, outputs), (given_b, outputs_b) = (record(m, [p for p, _ in m.named_modules()], *inputs) for m in (a, b))
+    for path, x in outputs.items():  # parts before their whole
+        if not path or path not in given_b or not _alike(tensors_of(given[path]), tensors_of(given_b[path])):
             continue
         if path not in outputs_b:
             return path, f"It fails in {path!r}."
-        x, y = outputs[path], outputs_b[path]
+        y = outputs_b[path]
         if [t.shape for _, t in x] == [t.shape for _, t in y] and not _alike(x, y):
             return path, f"The first module that differs is {path!r}."
     return None, "No single module differs."
 
 
-Tensors = list[tuple[str, Tensor]]
-
-
-def _alike(x: Tensors, y: Tensors) -> bool:
+def _alike(x: list[tuple[str, Tensor]], y: list[tuple[str, Tensor]]) -> bool:
     return difference(x, y) <= 1e-6 * scale_of(x)
-
-
-def _trace(model: nn.Module, inputs: Any) -> tuple[dict[str, Tensors], dict[str, Tensors], list[str]]:
-    """Inputs and outputs of every module in one run, which may fail, and their order: parts before their whole."""
-    given: dict[str, Tensors] = {}
-    outputs: dict[str, Tensors] = {}
-    handles = []
-    for path, module in model.named_modules():
-        if path:
-
-            def before(_m: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
-                given.setdefault(path, tensors_of((args, kwargs)))
-
-            def after(_m: nn.Module, _i: Any, out: Any, path: str = path) -> None:
-                outputs.setdefault(path, tensors_of(out))
-
-            handles += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
-    try:
-        run(model, *inputs)
-    except Exception:  # of the compact model: it is told apart by what it did not reach
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
-    return given, outputs, list(outputs)

@@ -135,7 +135,6 @@ def path(
     for _ in range(dense_epochs):
         if not math.isfinite(trainer.epoch(small.data)):
             raise FloatingPointError(f"path: the loss is not finite before the first lam. Lower lr (now {lr}).")
-    small.model = trainer.model
     threshold = zero_below * max(float(n.max()) for n in small.norms().values())
     points: list[PathPoint] = []
     for lam in strengths:
@@ -151,9 +150,7 @@ def path(
             break
         norms = small.norms()
         dead = {name: n <= threshold for name, n in norms.items()}
-        before = small.model
-        small.drop(dead)
-        if small.model is not before or not _holds(trainer, small.model):
+        if small.drop(dead):
             trainer = Trainer(small.model, loss, **options, generator=generator)  # type: ignore[arg-type]
         point = _point(small, lam, value, depth, judge, loss, held, taken, time.perf_counter() - start)
         points.append(point)
@@ -186,12 +183,6 @@ def _one_strength(
         if idle >= patience:
             return value, epoch + 1
     return value, epochs
-
-
-def _holds(trainer: Trainer, model: nn.Module) -> bool:
-    """Whether the optimizer has the parameters of the model."""
-    mine = {id(p) for g in trainer.optimizer.param_groups for p in g["params"]}
-    return all(id(p) in mine for p in model.parameters() if p.requires_grad)
 
 
 def _point(

@@ -81,19 +81,23 @@ class Shrinking:
         gates = {id(u.gamma): u.gamma.numel() for u in units(self.model)} if is_gated(self.model) else {}
         return sum(p.numel() for p in self.model.parameters()) - sum(gates.values())
 
-    def drop(self, dead: dict[str, Tensor]) -> None:
-        """Make groups zero (numbering of the full model) and cut out whatever nothing depends on any more."""
+    def drop(self, dead: dict[str, Tensor]) -> bool:
+        """Make groups zero (numbering of the full model) and cut out whatever nothing depends on any more.
+
+        Returns whether the model has new parameters.
+        """
         if not is_gated(self.model) or not any(bool(mask.any()) for mask in dead.values()):
-            return
+            return False
         zero_(self.model, self._local(dead))
         if not self.physical:
-            return
+            return False
         collapse_(self.model)
         if self.narrow:
             self._narrow()
         if self._structural(dead):
             self._compact()
         self._gate()
+        return True
 
     def _alive(self, where: Where) -> Tensor:
         """Numbers of the groups of a part that are still in the model."""

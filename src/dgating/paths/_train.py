@@ -40,10 +40,6 @@ class Trainer:
             if decay is not None:
                 group["weight_decay"] = lam * decay
 
-    def set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
     def epoch(self, data: Data) -> float:
         """One pass; the mean data loss over it."""
         self.model.train()

@@ -122,7 +122,7 @@ def test_lam_max_beyond_two_is_the_last_stationary_point_of_one_group(depth):
 
 @pytest.mark.parametrize("depth", [2, 3, 4])
 def test_a_path_finds_the_columns_that_matter(depth):
-    found = path(lambda: nn.Linear(12, 1), table(), LAMS, depth=depth, epochs=20, batch_size=64)
+    found = path(lambda: nn.Linear(12, 1), table(), LAMS, depth=depth, steps=100, batch_size=64)
     chosen = [p for p in found if p.n_groups == 3]
     assert chosen
     assert chosen[0].kept["weight"].nonzero()[:, 0].tolist() == [0, 3, 7]
@@ -136,7 +136,7 @@ def test_a_path_finds_the_columns_that_matter(depth):
 def test_states_are_full_size_and_score_what_the_path_says():
     x, y = classes()
     seen = []
-    found = path(mlp, (x, y), LAMS, validation=(x, y), epochs=5, batch_size=64, callback=seen.append)
+    found = path(mlp, (x, y), LAMS, validation=(x, y), steps=25, batch_size=64, callback=seen.append)
     assert seen == list(found)
     assert found[-1].parameters < found[0].parameters
     for p in found:
@@ -152,18 +152,18 @@ def test_a_path_is_the_same_again_and_restores_nothing_of_the_caller():
     torch.manual_seed(5)
     draw = torch.rand(1)
     torch.manual_seed(5)
-    a = path(net, classes(), LAMS[:6], epochs=3)
+    a = path(net, classes(), LAMS[:6], steps=30)
     assert torch.rand(1) == draw
-    b = path(net, classes(), LAMS[:6], epochs=3)
+    b = path(net, classes(), LAMS[:6], steps=30)
     assert equal(a, b)
-    assert not equal(a, path(net, classes(), LAMS[:6], epochs=3, seed=1))
+    assert not equal(a, path(net, classes(), LAMS[:6], steps=30, seed=1))
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert not dg.is_gated(net)
 
 
 def test_cutting_out_changes_only_the_size():
     """Without compaction the same groups die; numbers differ by rounding and by momentum, which starts anew."""
-    found = [path(mlp, classes(), LAMS, epochs=5, batch_size=64, compact=c) for c in (True, False)]
+    found = [path(mlp, classes(), LAMS, steps=25, batch_size=64, compact=c) for c in (True, False)]
     assert [p.parameters for p in found[1]] == [found[1][0].parameters] * len(found[1])
     a, b = ([p.n_groups for p in f] for f in found)
     assert np.abs(np.subtract(a, b)).max() <= 2
@@ -182,7 +182,7 @@ def test_hidden_groups_are_cut_out_by_the_structure_engine(kind):
     else:
         net = mlp()
         groups = lambda m: [dg.features(m[0], name="inputs"), dg.features(m[2], name="hidden")]  # noqa: E731
-    found = path(net, (x, y), LAMS, groups=groups, epochs=8, batch_size=64, validation=(x, y), min_groups=3)
+    found = path(net, (x, y), LAMS, groups=groups, steps=40, batch_size=64, validation=(x, y), min_groups=3)
     assert found[-1].n_groups < found[0].n_groups
     assert found[-1].parameters < sum(p.numel() for p in net.parameters())
     for p in found:
@@ -195,7 +195,7 @@ def test_hidden_groups_are_cut_out_by_the_structure_engine(kind):
 def test_a_gated_model_goes_on_from_its_factors():
     net = mlp()
     dg.gate_(net, dg.features(net[0], name="inputs"), depth=4)
-    found = path(net, classes(), LAMS[:3], epochs=2)
+    found = path(net, classes(), LAMS[-3:], steps=4)
     assert found.depth == 4
     assert set(found[0].kept) == {"inputs"}
     assert found.restore(0, mlp())[0].in_features == 12
@@ -206,7 +206,7 @@ def test_a_diverging_path_keeps_what_was_good():
     with pytest.raises(FloatingPointError, match="Lower lr"):
         path(lambda: nn.Linear(12, 1), (x, y * 1e3), LAMS, lr=1e3)
     with pytest.warns(RuntimeWarning, match="ends before it"):
-        found = path(lambda: nn.Linear(12, 1), (x, y), [0.01, 1e9], lr=0.05, epochs=3)
+        found = path(lambda: nn.Linear(12, 1), (x, y), [0.01, 1e9], lr=0.05, steps=6)
     assert len(found) == 1
     assert all(math.isfinite(float(t.sum())) for t in found[0].state.values())
 
@@ -217,8 +217,8 @@ def test_a_diverging_path_keeps_what_was_good():
         ({"lams": [1, 0.5]}, "rising strengths"),
         ({"lams": []}, "rising strengths"),
         ({"lams": [-1.0]}, "lams"),
-        ({"epochs": 0}, "epochs: expected"),
-        ({"dense_epochs": -1}, "dense_epochs: expected"),
+        ({"steps": 0}, "steps: expected"),
+        ({"dense_steps": -1}, "dense_steps: expected"),
         ({"batch_size": 0}, "batch_size: expected"),
         ({"lr": float("nan")}, "lr"),
         ({"validation": 1.5}, "validation: expected a share"),
@@ -227,6 +227,65 @@ def test_a_diverging_path_keeps_what_was_good():
 def test_refused_paths(options, message):
     with pytest.raises(ValueError, match=message):
         path(mlp, classes(), **{"lams": LAMS, **options})
+
+
+def test_too_few_steps_for_zeros_are_said_so():
+    with pytest.warns(RuntimeWarning, match=r"Take steps >= 70 \(now 3\)"):
+        path(mlp, classes(), [0.1], steps=3)
+
+
+def test_strengths_rise_by_themselves_until_nothing_is_left():
+    x, y = table()
+    for scale in (0.1, 1.0, 2.0):  # the unit of the target moves the strengths, not the path
+        found = path(lambda: nn.Linear(12, 1), (x, y * scale), batch_size=64)
+        assert found[0].n_groups > 3
+        assert found[-1].n_groups == 0
+        assert any(p.kept["weight"].nonzero()[:, 0].tolist() == [0, 3, 7] for p in found)
+
+
+def test_a_relaxed_fit_is_better_and_keeps_the_zeros():
+    x, y = table()
+    plain, relaxed = (
+        path(lambda: nn.Linear(12, 1), (x, y), LAMS, validation=(x, y), batch_size=64, relax_steps=n) for n in (0, 60)
+    )
+    assert [p.n_groups for p in plain] == [p.n_groups for p in relaxed]
+    for p, q in zip(plain, relaxed, strict=True):
+        assert p.norms["weight"].equal(q.norms["weight"])
+        assert torch.equal(q.state["weight"].norm(dim=0) > 0, q.kept["weight"])
+        if p.n_groups:
+            assert q.score >= p.score - 1e-3
+    one = next(q for q in relaxed if q.n_groups == 3)
+    kept = one.kept["weight"].nonzero()[:, 0]
+    exact = torch.linalg.lstsq(torch.cat([x[:, kept], torch.ones(len(x), 1)], 1), y[:, None]).solution[:-1, 0]
+    assert torch.allclose(one.state["weight"][0, kept], exact, atol=0.02)
+
+
+def test_zeros_that_stay_in_the_model_do_not_move():
+    """Without compaction a relaxed fit, momentum and the next strength leave what is zero alone."""
+    found = path(mlp, classes(), LAMS, steps=25, batch_size=64, compact=False, relax_steps=10)
+    gone = torch.zeros(12, dtype=torch.bool)
+    for p in found:
+        assert bool((p.state["0.weight"][:, gone] == 0).all())
+        gone |= ~p.kept["0.weight"]
+    assert bool(gone.any())
+
+
+def test_patience_ends_a_strength_early():
+    found = path(mlp, classes(), [0.05, 0.4], steps=400, batch_size=64, patience=1)
+    assert min(p.steps for p in found) < 400
+
+
+def test_dropout_draws_from_the_seed():
+    net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2))
+    a, b = (path(net, classes(), LAMS, steps=5, batch_size=64) for _ in range(2))
+    assert equal(a, b)
+
+
+def test_flops_are_those_of_the_small_model():
+    found = path(mlp, classes(), LAMS, steps=25, batch_size=64)
+    for p in found:
+        assert p.flops == 2 * (p.n_groups * 16 + 16 * 2) or p.n_groups == 0
+    assert found.select(max_flops=found[-1].flops).flops == found[-1].flops
 
 
 def test_refused_models():
@@ -290,7 +349,7 @@ def test_models_that_cannot_be_exported_keep_their_zeros():
         dg.compact(Odd(), (torch.randn(3, 12),))
     x, y = classes()
     groups = lambda m: dg.features(m.body[2], name="hidden")  # noqa: E731
-    found = path(Odd(), (x, y), LAMS, groups=groups, epochs=5, batch_size=64)
+    found = path(Odd(), (x, y), LAMS, groups=groups, steps=25, batch_size=64)
     assert found[-1].n_groups < 16
 
 
@@ -299,7 +358,7 @@ def test_models_that_cannot_be_exported_keep_their_zeros():
 
 def test_choosing_by_hand():
     x, y = classes()
-    found = path(mlp, (x, y), LAMS, validation=(x, y), epochs=3)
+    found = path(mlp, (x, y), LAMS, validation=(x, y), steps=6)
     scores = [p.score for p in found]
     best = max(scores)
     assert found.select().score == best
@@ -315,14 +374,14 @@ def test_choosing_by_hand():
         found.select(n_groups=-1)
     with pytest.raises(ValueError, match="rule: expected"):
         found.select("other")
-    blind = path(mlp, (x, y), LAMS[:2], validation=None)
+    blind = path(mlp, (x, y), LAMS[-2:], validation=None)
     assert math.isnan(blind[0].score)
     with pytest.raises(ValueError, match="no validation rows"):
         blind.select("1se")
 
 
 def test_saved_and_loaded(tmp_path):
-    found = path(mlp, classes(), LAMS[:4], epochs=2)
+    found = path(mlp, classes(), LAMS[-4:], steps=4)
     found.save(tmp_path / "path.safetensors")
     again = RegularizationPath.load(tmp_path / "path.safetensors")
     assert equal(found, again)
@@ -340,7 +399,7 @@ def test_saved_and_loaded(tmp_path):
 def test_as_a_table_and_a_picture(tmp_path):
     pytest.importorskip("pandas")
     pytest.importorskip("matplotlib")
-    found = path(mlp, classes(), LAMS[:4], epochs=2)
+    found = path(mlp, classes(), LAMS[-4:], steps=4)
     frame = found.to_frame()
     assert list(frame["lam"]) == found.lams
     assert list(frame["n_groups"]) == [p.n_groups for p in found]

@@ -3,6 +3,9 @@
 The public surface, one name a line. Anything not listed here may change.
 """
 
+import importlib
+import typing
+
 from dgating._absorption import AbsorptionMonitor as AbsorptionMonitor
 from dgating._config import GateConfig as GateConfig
 from dgating._diagnostics import group_norms as group_norms
@@ -38,8 +41,11 @@ from dgating.compaction._rules import ModuleChange as ModuleChange
 from dgating.compaction._rules import register_module_rule as register_module_rule
 from dgating.compaction._save import load_compact as load_compact
 from dgating.compaction._save import save_compact as save_compact
+from dgating.paths._budget import budget_path as budget_path
 from dgating.paths._grid import lam_grid as lam_grid
 from dgating.paths._grid import lam_max as lam_max
+from dgating.paths._group_bridge import GroupBridgePath as GroupBridgePath
+from dgating.paths._group_bridge import group_bridge_path as group_bridge_path
 from dgating.paths._group_lasso import GroupLassoPath as GroupLassoPath
 from dgating.paths._group_lasso import group_lasso_path as group_lasso_path
 from dgating.paths._group_lasso import lam_max_linear as lam_max_linear
@@ -63,14 +69,47 @@ from dgating.select.neurons import neurons as neurons
 from dgating.select.whole import whole as whole
 from dgating.structure._capture import CompactionError as CompactionError
 
+if typing.TYPE_CHECKING:
+    from dgating.estimators._linear import DGatedLinearClassifier as DGatedLinearClassifier
+    from dgating.estimators._linear import DGatedLinearClassifierCV as DGatedLinearClassifierCV
+    from dgating.estimators._linear import DGatedLinearRegressor as DGatedLinearRegressor
+    from dgating.estimators._linear import DGatedLinearRegressorCV as DGatedLinearRegressorCV
+    from dgating.estimators._one_hot import one_hot_groups as one_hot_groups
+
 __version__ = "0.1.0"
+
+# these need scikit-learn, which is an extra: imported when they are first asked for
+_ESTIMATORS = {
+    "DGatedLinearClassifier": "dgating.estimators._linear",
+    "DGatedLinearClassifierCV": "dgating.estimators._linear",
+    "DGatedLinearRegressor": "dgating.estimators._linear",
+    "DGatedLinearRegressorCV": "dgating.estimators._linear",
+    "one_hot_groups": "dgating.estimators._one_hot",
+}
+
+
+def __getattr__(name: str) -> typing.Any:
+    if name not in _ESTIMATORS:
+        raise AttributeError(f"module 'dgating' has no attribute {name!r}")
+    try:
+        return getattr(importlib.import_module(_ESTIMATORS[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "sklearn":
+            raise
+        raise ModuleNotFoundError(f'dgating.{name} needs scikit-learn: pip install "dgating[sklearn]".') from error
+
 
 __all__ = [
     "AbsorptionMonitor",
     "CompactionError",
     "CompactionPlan",
+    "DGatedLinearClassifier",
+    "DGatedLinearClassifierCV",
+    "DGatedLinearRegressor",
+    "DGatedLinearRegressorCV",
     "Exported",
     "GateConfig",
+    "GroupBridgePath",
     "GroupLassoPath",
     "Groups",
     "ModuleChange",
@@ -81,6 +120,7 @@ __all__ = [
     "Report",
     "TimeBudget",
     "blocks",
+    "budget_path",
     "by_dim",
     "by_labels",
     "check_optimizer",
@@ -94,6 +134,7 @@ __all__ = [
     "features",
     "filters",
     "gate_",
+    "group_bridge_path",
     "group_lasso_path",
     "group_norms",
     "group_prox",
@@ -107,6 +148,7 @@ __all__ = [
     "load_compact",
     "misalignment",
     "neurons",
+    "one_hot_groups",
     "param_groups",
     "path",
     "penalty",

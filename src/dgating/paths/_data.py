@@ -35,11 +35,9 @@ class Data:
         """The first input with these columns alone."""
         return replace(self, inputs=(self.inputs[0].index_select(1, keep), *self.inputs[1:]))
 
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[Data]:
-        """All rows once, shuffled if there is a generator; the last batch may be smaller."""
-        n = len(self)
-        order = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)
-        for index in order.to(self.target.device).split(size):
+    def batches(self, size: int) -> Iterator[Data]:
+        """All rows once, in order; the last batch may be smaller."""
+        for index in torch.arange(len(self), device=self.target.device).split(size):
             yield self.rows(index)
 
 

@@ -101,7 +101,7 @@ def lam_max(
                 for s in u.sites:
                     s.omega.zero_()
         if free:
-            _fit(free, lambda: mean_loss(loss, model(*rows.inputs), rows), steps)
+            fit(free, lambda: mean_loss(loss, model(*rows.inputs), rows), steps)
         omegas = [s.omega for s in weights.values()]
         value = mean_loss(loss, model(*rows.inputs), rows)
         deep = any(u.depth > 2 for u in found)
@@ -122,7 +122,10 @@ def lam_max(
                 p.copy_(old)
                 p.grad = grad
     if not best > 0:
-        raise ValueError("lam_max: expected a loss that depends on the gated weights, its gradient at zero is zero.")
+        raise ValueError(
+            "lam_max: expected a loss that depends on the gated weights, its gradient is zero where they all are (as "
+            "under a ReLU layer with zero biases). For path, leave lams=None: it raises lam until no group is left."
+        )
     return best
 
 
@@ -153,7 +156,8 @@ def _curvature(u: Unit, grads: list[Tensor], norms: Tensor, probes: int, generat
     return (total / probes).clamp(min=0)
 
 
-def _fit(parameters: list[nn.Parameter], value: Callable[[], Tensor], steps: int) -> None:
+def fit(parameters: list[nn.Parameter], value: Callable[[], Tensor], steps: int) -> None:
+    """L-BFGS."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=steps, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -19,12 +20,12 @@ from dgating._optim import check_number
 from dgating._units import units
 from dgating.paths._data import Data, as_data, split
 from dgating.paths._grid import lam_grid, lam_max
-from dgating.paths._objective import Loss, Score, default_loss, default_score, outputs
+from dgating.paths._objective import Loss, Score, default_loss, default_score
 from dgating.paths._result import PathPoint, RegularizationPath
-from dgating.paths._shrink import Shrinking
-from dgating.paths._train import Trainer
+from dgating.paths._walk import Options, Walk
 from dgating.select.features import features
 
+MOST_STRENGTHS = 1000
 MakeGroups = Callable[[nn.Module], Groups | Iterable[Groups]]
 
 
@@ -38,10 +39,11 @@ def path(
     loss: Loss | None = None,
     score: Score | None = None,
     validation: Any = 0.2,
-    dense_epochs: int = 20,
-    epochs: int = 2,
+    dense_steps: int = 200,
+    steps: int = 50,
+    relax_steps: int = 0,
     patience: int | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     lr: float = 0.05,
     momentum: float = 0.9,
     weight_decay: float = 0.0,
@@ -64,26 +66,29 @@ def path(
         data: ``(X, y)`` or ``(X, y, weight)`` of tensors or arrays (``X`` a tuple for several inputs), a ``Dataset``
             or a ``DataLoader``; held in memory, on the device.
         lams: rising strengths; a number of them for a grid up to an estimate of the largest useful one
-            (:func:`lam_max`); ``None``: 50.
+            (:func:`lam_max`). ``None``: from a small one up until no group is left, by 50 % at first, by 25 % once a
+            group has lost half of its norm, by 10 % once one has fallen, by 5 % where more than a tenth of them did.
         groups: makes the groups of a fresh model; by default :func:`features` of its first linear layer.
         depth: ``D``.
         loss: ``f(output, target)``, one loss a row or their mean. By default the cross entropy for integer targets,
             half the squared error for others.
         score: ``f(output, target)``, larger is better. By default accuracy or R².
         validation: a share of the rows, validation data like ``data``, or ``None``.
-        dense_epochs: epochs without penalty before the first λ.
-        epochs: epochs at each λ, at most.
-        patience: stop at a λ when this many epochs lost no group and did not improve the loss by one part in a
-            thousand. ``None``: always take all epochs.
-        batch_size: rows a step.
+        dense_steps: steps without penalty before the first λ.
+        steps: steps of SGD at each λ, at most.
+        relax_steps: so many steps without penalty at the end of each λ on the groups that are left (a **relaxed fit**),
+            for the score and the state of the point; the path goes on without them.
+        patience: a λ looks five times whether it may end; it does when this many looks in a row found no group lost
+            and the loss not better by one part in a thousand. ``None``: always take all steps.
+        batch_size: rows a step; by default 256, or more where a pass would take more than 256 steps.
         lr: constant step size.
         momentum: of SGD.
         weight_decay: of ungated parameters.
-        zero_below: a group is zero when its norm is below this share of the largest norm after the dense epochs.
+        zero_below: a group is zero when its norm is below this share of the largest norm after the dense steps.
         min_groups: stop once no more than this many groups are left.
         compact: cut dead groups out (else they stay as zeros).
         device: where to train; by default where the model is.
-        seed: of the shuffling, the split, and of ``torch`` while ``model_fn`` builds the model.
+        seed: of the shuffling, the split, and of ``torch`` while the model is built and trained.
         callback: called with every point.
 
     Returns:
@@ -94,22 +99,53 @@ def path(
         FloatingPointError: the loss became infinite or nan before the first λ. Later it ends the path, with a warning,
             at the last good point.
 
+    Warns:
+        RuntimeWarning: the given strengths and steps are too few for zeros (see :func:`time_budget`).
+
     Example:
         >>> import torch, dgating as dg
         >>> _ = torch.manual_seed(0)
         >>> X = torch.randn(400, 10); y = X[:, 0] - 2 * X[:, 1]          # eight of ten features are noise
         >>> net = torch.nn.Linear(10, 1)
-        >>> found = dg.path(net, (X, y), lams=[0.01, 0.03, 0.1, 0.3], epochs=30)
+        >>> found = dg.path(net, (X, y))
         >>> best = found.select("within", within=0.05)
         >>> best.kept["weight"].nonzero()[:, 0].tolist()
         [0, 1]
 
-    Reference: arXiv 2509.23898; warm starts along a path, Friedman, Hastie, Tibshirani 2010.
+    Reference: arXiv 2509.23898; warm starts along a path, Friedman, Hastie, Tibshirani 2010; relaxed fits, Meinshausen
+    2007.
     """
-    _check_options(dense_epochs, epochs, batch_size, lr, momentum, weight_decay, zero_below)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        base = copy.deepcopy(model_fn) if isinstance(model_fn, nn.Module) else model_fn()
+    options = Options(
+        steps, dense_steps, relax_steps, patience, batch_size, lr, momentum, weight_decay, zero_below, compact
+    )
+    strengths = None if lams is None or isinstance(lams, int) else _check_lams(lams)
+    with seeded(seed, device):
+        walk, base, settings = begin(model_fn, data, groups, depth, loss, score, validation, options, device, seed)
+        if isinstance(lams, int):
+            strengths = lam_grid(lam_max(walk.small.model, walk.small.data, walk.loss), n=lams)
+        if strengths is not None:
+            _check_budget(strengths, options)
+        walk.dense()
+        points: list[PathPoint] = []
+        for lam in rising(walk) if strengths is None else strengths:
+            point = walk.step(lam)
+            if point is None:
+                warn_ended(lam, lr)
+                break
+            points.append(point)
+            if callback is not None:
+                callback(point)
+            if walk.alive <= min_groups:
+                break
+    return RegularizationPath(tuple(points), walk.depth, settings, base)
+
+
+def begin(
+    model_fn: Any, data: Any, groups: MakeGroups | None, depth: int, loss: Loss | None, score: Score | None,
+    validation: Any, options: Options, device: Any, seed: int,
+) -> tuple[Walk, nn.Module | None, dict[str, Any]]:  # fmt: skip
+    """A walk at its start, the ungated model for :meth:`RegularizationPath.restore`, and the settings to store."""
+    base = copy.deepcopy(model_fn) if isinstance(model_fn, nn.Module) else model_fn()
     if not isinstance(base, nn.Module):
         raise TypeError(f"model_fn: expected a module or a function that builds one, received {type(base).__name__}.")
     generator = torch.Generator().manual_seed(seed)
@@ -124,89 +160,58 @@ def path(
         base = None  # the states are those of the ungated model
     loss = loss or default_loss(train.target)
     judge = score or default_score(train.target)
-    if lams is None or isinstance(lams, int):
-        lams = lam_grid(lam_max(model, train, loss), n=50 if lams is None else lams)
-    strengths = _check_lams(lams)
-    small = Shrinking(model, train, compact)
-    options = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "batch_size": batch_size}
-    trainer = Trainer(small.model, loss, **options, generator=generator)  # type: ignore[arg-type]
-    start = time.perf_counter()
-    trainer.set_lam(0.0)
-    for _ in range(dense_epochs):
-        if not math.isfinite(trainer.epoch(small.data)):
-            raise FloatingPointError(f"path: the loss is not finite before the first lam. Lower lr (now {lr}).")
-    threshold = zero_below * max(float(n.max()) for n in small.norms().values())
-    points: list[PathPoint] = []
-    for lam in strengths:
-        trainer.set_lam(lam)
-        value, taken = _one_strength(trainer, small, epochs, patience, threshold)
-        if not math.isfinite(value):
-            warnings.warn(
-                f"path: the loss is not finite at lam = {lam:.3g}; the path ends before it. Lower lr (now {lr}), or "
-                "let lam rise more slowly.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-            break
-        norms = small.norms()
-        dead = {name: n <= threshold for name, n in norms.items()}
-        if small.drop(dead):
-            trainer = Trainer(small.model, loss, **options, generator=generator)  # type: ignore[arg-type]
-        point = _point(small, lam, value, depth, judge, loss, held, taken, time.perf_counter() - start)
-        points.append(point)
-        if callback is not None:
-            callback(point)
-        if point.n_groups <= min_groups:
-            break
     settings = {
-        "epochs": epochs, "dense_epochs": dense_epochs, **options, "zero_below": zero_below, "seed": seed,
-        "patience": patience, "compact": compact, "score": judge.__name__, "loss": loss.__name__,
+        **asdict(options), "batch_size": options.rows_a_step(len(train)), "seed": seed,
+        "score": _name(judge), "loss": _name(loss),
         "rows": len(train), "validation_rows": 0 if held is None else len(held),
     }  # fmt: skip
-    return RegularizationPath(tuple(points), depth, settings, base)
+    return Walk(model, train, held, loss, judge, depth, options, generator), base, settings
 
 
-def _one_strength(
-    trainer: Trainer, small: Shrinking, epochs: int, patience: int | None, threshold: float
-) -> tuple[float, int]:
-    """Loss of the last epoch and number of epochs."""
-    best, idle, alive, value = math.inf, 0, None, math.inf
-    for epoch in range(epochs):
-        value = trainer.epoch(small.data)
-        if not math.isfinite(value):
-            return value, epoch + 1
-        if patience is None:
-            continue
-        now = sum(int((n > threshold).sum()) for n in small.norms().values())
-        idle = idle + 1 if now == alive and value > best * (1 - 1e-3) else 0
-        best, alive = min(best, value), now
-        if idle >= patience:
-            return value, epoch + 1
-    return value, epochs
+@contextmanager
+def seeded(seed: int, device: Any) -> Iterator[None]:
+    """``torch`` draws from this seed inside (weights, dropout), and goes on outside as if nothing had happened."""
+    kind = torch.device(device or "cpu").type
+    with torch.random.fork_rng(devices=None if kind == "cuda" else [], device_type="cuda"):
+        torch.manual_seed(seed)
+        yield
 
 
-def _point(
-    small: Shrinking, lam: float, value: float, depth: int, judge: Score, loss: Loss, held: Data | None, epochs: int,
-    seconds: float,
-) -> PathPoint:  # fmt: skip
-    norms = small.norms()
-    penalty = sum(float(n.double().pow(2 / depth).sum()) for n in norms.values())
-    score = math.nan
-    if held is not None:
-        seen = held.columns(small.columns.to(held.target.device)) if len(small.columns) else held
-        score = float(judge(outputs(small.model, seen), held.target))
-    return PathPoint(
-        lam=lam,
-        loss=value,
-        objective=value + lam * penalty,
-        score=score,
-        kept={name: n > 0 for name, n in norms.items()},
-        norms=norms,
-        parameters=small.n_parameters(),
-        epochs=epochs,
-        seconds=seconds,
-        state=small.full_state(),
+def rising(walk: Walk) -> Iterator[float]:
+    """Strengths up to where no group is left: large steps while nothing happens, small ones once groups fall."""
+    lam, whole, dense = walk.first_lam(), walk.alive, walk.small.norms()
+    for _ in range(MOST_STRENGTHS):
+        before = walk.alive
+        yield lam
+        if walk.alive < whole:
+            lam *= 1.05 if before - walk.alive > 0.1 * before else 1.1
+        else:
+            least = min(float((n / dense[name]).nan_to_num(1.0).min()) for name, n in walk.small.norms().items())
+            lam *= 1.25 if least < 0.5 else 1.5
+
+
+def warn_ended(lam: float, lr: float) -> None:
+    """Say that a path ended early."""
+    warnings.warn(
+        f"path: the loss is not finite at lam = {lam:.3g}; the path ends before it. Lower lr (now {lr}), or "
+        "let lam rise more slowly.",
+        RuntimeWarning,
+        stacklevel=3,
     )
+
+
+def _check_budget(strengths: list[float], options: Options) -> None:
+    """Warn where even a group without any signal would not reach zero."""
+    needed = -math.log(options.zero_below)
+    exponent = options.reach * sum(strengths)
+    if exponent < needed:
+        warnings.warn(
+            f"path: a group without signal falls to {math.exp(-exponent):.1e} of its norm over these {len(strengths)} "
+            f"strengths, and counts as zero below {options.zero_below:g}: no group may ever leave. Take steps >= "
+            f"{math.ceil(options.steps * needed / exponent)} (now {options.steps}), larger lams, or a larger lr.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _first_linear(model: nn.Module) -> nn.Linear:
@@ -235,12 +240,8 @@ def _check_lams(lams: Sequence[float]) -> list[float]:
     return out
 
 
-def _check_options(dense_epochs: int, epochs: int, batch_size: int, *numbers: float) -> None:
-    for name, value, least in (("dense_epochs", dense_epochs, 0), ("epochs", epochs, 1), ("batch_size", batch_size, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name}: expected a whole number >= {least}, received {value!r}.")
-    for name, number in zip(("lr", "momentum", "weight_decay", "zero_below"), numbers, strict=True):
-        check_number(name, number)
+def _name(function: Callable[..., object]) -> str:
+    return getattr(function, "__name__", type(function).__name__)
 
 
 __all__ = ["path"]

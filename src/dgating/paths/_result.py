@@ -31,15 +31,16 @@ class PathPoint:
 
     Attributes:
         lam: the strength λ.
-        loss: mean data loss over the last epoch.
+        loss: mean data loss over the last steps.
         objective: that plus the penalty of the collapsed weights.
-        score: on the validation rows (larger is better), ``nan`` without any.
+        score: on the validation rows (larger is better), ``nan`` without any; of the relaxed fit if there was one.
         kept: which groups are left, a boolean tensor ``(J,)`` by ``Groups.name``.
         norms: their norms.
         parameters: of the model that is left, gates not counted.
-        epochs: how many it took.
+        flops: for one row, two for a multiply-add.
+        steps: how many it took.
         seconds: since the path began.
-        state: the collapsed weights of the full-size model, zeros for what is gone.
+        state: the collapsed weights of the full-size model, zeros for what is gone; of the relaxed fit likewise.
     """
 
     lam: float
@@ -49,7 +50,8 @@ class PathPoint:
     kept: dict[str, Tensor]
     norms: dict[str, Tensor]
     parameters: int
-    epochs: int
+    flops: int
+    steps: int
     seconds: float
     state: dict[str, Tensor] = field(repr=False)
 
@@ -94,6 +96,7 @@ class RegularizationPath(Sequence[PathPoint]):
         *,
         n_groups: int | None = None,
         max_params: int | None = None,
+        max_flops: int | None = None,
         min_score: float | None = None,
         within: float = 0.01,
         standard_error: float | Sequence[float] | None = None,
@@ -106,6 +109,7 @@ class RegularizationPath(Sequence[PathPoint]):
                 least the best one minus ``within``.
             n_groups: only points with at most so many groups.
             max_params: only points with at most so many parameters.
+            max_flops: only points with at most so many FLOPs a row.
             min_score: only points that score at least this.
             within: for ``"within"``.
             standard_error: for ``"1se"``: that of the best score, or one a point. Without it that of a share of the
@@ -121,6 +125,7 @@ class RegularizationPath(Sequence[PathPoint]):
             for i, p in enumerate(self.points)
             if (n_groups is None or p.n_groups <= n_groups)
             and (max_params is None or p.parameters <= max_params)
+            and (max_flops is None or p.flops <= max_flops)
             and (min_score is None or p.score >= min_score)
         ]
         if not left:
@@ -177,7 +182,7 @@ class RegularizationPath(Sequence[PathPoint]):
         """One row a strength, in order: its numbers, and how many groups it has."""
         import pandas as pd
 
-        names = ("lam", "loss", "objective", "score", "n_groups", "parameters", "epochs", "seconds")
+        names = ("lam", "loss", "objective", "score", "n_groups", "parameters", "flops", "steps", "seconds")
         return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.points])
 
     def plot(self, groups: str | None = None) -> Figure:
@@ -192,7 +197,7 @@ class RegularizationPath(Sequence[PathPoint]):
         for i, p in enumerate(self.points):
             for kind in ("kept", "norms", "state"):
                 tensors |= {f"{i}/{kind}/{n}": t.contiguous().clone() for n, t in getattr(p, kind).items()}
-        numbers = ("lam", "loss", "objective", "score", "parameters", "epochs", "seconds")
+        numbers = ("lam", "loss", "objective", "score", "parameters", "flops", "steps", "seconds")
         header = {
             "format": FORMAT,
             "depth": self.depth,

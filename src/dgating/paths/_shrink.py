@@ -51,7 +51,19 @@ class Shrinking:
         # the flat position in the full tensor of every entry that is left
         self.places = {name: torch.arange(t.numel()).reshape(t.shape) for name, t in model.state_dict().items()}
         self.narrow = physical  # whether columns of the data can go: tried out once
+        self._alive = {where: self._left(where) for where in self.counts}
         self._gate(balanced=not fresh)
+
+    def copy(self) -> Shrinking:
+        """Another one that goes on from here; the data are shared."""
+        made = copy.copy(self)
+        made.model = copy.deepcopy(self.model)
+        made.places, made._alive = dict(self.places), dict(self._alive)
+        return made
+
+    def seen(self, data: Data) -> Data:
+        """Other rows with the columns that the model takes now."""
+        return data if data.inputs[0].ndim < 2 else data.columns(self.columns.to(data.target.device))
 
     def norms(self) -> dict[str, Tensor]:
         """``(J,)`` norms of all groups by name; zero for those that are gone."""
@@ -60,13 +72,13 @@ class Shrinking:
         for where, n in self.counts.items():
             full = torch.zeros(n)
             if (unit := found.get(self.names[where])) is not None:
-                full[self._alive(where)] = unit.norms().detach().cpu().float()
+                full[self._alive[where]] = unit.norms().detach().cpu().float()
             parts.setdefault(where[0], []).append(full)
         return {name: torch.cat(p) for name, p in parts.items()}
 
-    def full_state(self) -> dict[str, Tensor]:
-        """The collapsed weights at full size on the CPU, zeros where something is gone."""
-        plain = copy.deepcopy(self.model)
+    def full_state(self, model: nn.Module | None = None) -> dict[str, Tensor]:
+        """The collapsed weights (of a model of the same sizes) at full size on the CPU, zeros where nothing is left."""
+        plain = copy.deepcopy(self.model if model is None else model)
         if is_gated(plain):
             collapse_(plain)
         out = {}
@@ -84,22 +96,28 @@ class Shrinking:
     def drop(self, dead: dict[str, Tensor]) -> bool:
         """Make groups zero (numbering of the full model) and cut out whatever nothing depends on any more.
 
-        Returns whether the model has new parameters.
+        Returns whether anything died: then the model has new parameters, or old ones at zero, and an optimizer that
+        remembers how they moved would move them again.
         """
-        if not is_gated(self.model) or not any(bool(mask.any()) for mask in dead.values()):
+        if not is_gated(self.model):
             return False
-        zero_(self.model, self._local(dead))
-        if not self.physical:
+        norms = self.norms()
+        new = {name: mask.cpu() & (norms[name] > 0) for name, mask in dead.items()}
+        if not any(bool(mask.any()) for mask in new.values()):
             return False
-        collapse_(self.model)
-        if self.narrow:
-            self._narrow()
-        if self._structural(dead):
-            self._compact()
-        self._gate()
+        zero_(self.model, self._local(new))
+        if self.physical:
+            collapse_(self.model)
+            if self.narrow:
+                self._narrow()
+            self._alive = {where: self._left(where) for where in self.counts}
+            if any(bool(mask.any()) for mask in self._local(new).values()):  # something is still in the model
+                self._compact()
+                self._alive = {where: self._left(where) for where in self.counts}
+            self._gate()
         return True
 
-    def _alive(self, where: Where) -> Tensor:
+    def _left(self, where: Where) -> Tensor:
         """Numbers of the groups of a part that are still in the model."""
         left = [labels.reshape(-1)[self.places[name].reshape(-1)].unique() for name, labels in self.labels[where]]
         ids = torch.cat(left).unique()
@@ -113,7 +131,7 @@ class Shrinking:
             name, _ = where
             first = start.get(name, 0)
             start[name] = first + n
-            if name in masks and len(alive := self._alive(where)):
+            if name in masks and len(alive := self._alive[where]):
                 out[self.names[where]] = masks[name][first : first + n][alive]
         return out
 
@@ -165,10 +183,6 @@ class Shrinking:
         self.columns = self.columns[keep.cpu()]
         self.data = self.data.columns(keep)
 
-    def _structural(self, dead: dict[str, Tensor]) -> bool:
-        """Whether something that died is still in the model: then the structure engine may be able to take it out."""
-        return any(bool(mask.any()) for mask in self._local(dead).values())
-
     def _compact(self) -> None:
         batch = self.data.rows(torch.arange(min(len(self.data), 4), device=self.data.target.device))
         try:
@@ -186,7 +200,7 @@ class Shrinking:
     def _gate(self, balanced: bool = True) -> None:
         """Gate what is left; with balanced factors the path goes on where it was."""
         for where, members in self.labels.items():
-            alive = self._alive(where)
+            alive = self._alive[where]
             if not len(alive):
                 continue
             made = []

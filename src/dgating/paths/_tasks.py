@@ -1,0 +1,151 @@
+"""Independent tasks spread by joblib, each result kept in a folder: a killed run goes on where it stopped.
+
+A task is a function of its arguments and draws random numbers from its own seed alone, so that a result does not
+depend on who computes it. Every task runs with the same number of threads everywhere: sums of floating point numbers
+depend on how they are split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from dgating._config import write_bytes, write_text
+
+Result = dict[str, np.ndarray]
+SETTINGS = "settings.json"
+
+# torch's random numbers and number of threads belong to the process: tasks in threads of one process take turns
+_turn = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Task:
+    """``function(*arguments, **options)`` returns arrays by name; ``name`` is that of its file."""
+
+    name: str
+    function: Callable[..., Result]
+    arguments: tuple[Any, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    n_jobs: int | None = None,
+    threads: int = 1,
+    folder: str | Path | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: str | None = None,
+) -> list[Result]:
+    """All results, in the order of the tasks.
+
+    Args:
+        tasks: what to compute.
+        n_jobs: as in joblib: processes at a time (of its default backend, or of the one that
+            ``joblib.parallel_config`` names); ``None`` is one, unless that says otherwise, ``-1`` one a core.
+        threads: of torch in every task.
+        folder: where finished results are kept, and found again by the next call.
+        settings: what the results depend on, as JSON; a folder made with others is refused.
+        progress: words before a progress bar on standard error; ``None`` for none.
+
+    Raises:
+        ValueError: the folder belongs to other settings, or is not one of ours.
+    """
+    place = None if folder is None else _claim(Path(folder), settings or {})
+    results: dict[int, Result] = {}
+    for i, task in enumerate(tasks):
+        if place is not None and (found := _read(place / f"{task.name}.safetensors")) is not None:
+            results[i] = found
+    left = [i for i in range(len(tasks)) if i not in results]
+    for i, result in _shown(_computed(tasks, left, n_jobs, threads), progress, len(tasks), len(results)):
+        results[i] = result
+        if place is not None:
+            write_bytes(place / f"{tasks[i].name}.safetensors", save(result))
+    return [results[i] for i in range(len(tasks))]
+
+
+def _computed(tasks: Sequence[Task], left: list[int], n_jobs: int | None, threads: int) -> Iterable[tuple[int, Result]]:
+    if not left:
+        return ()
+    import joblib
+
+    calls = (joblib.delayed(_one)(i, tasks[i], threads) for i in left)
+    backend, active = joblib.parallel.get_active_backend()
+    kind = "generator_unordered" if getattr(backend, "supports_return_generator", False) else "list"
+    return joblib.Parallel(n_jobs=active if n_jobs is None else n_jobs, return_as=kind)(calls)
+
+
+def _one(index: int, task: Task, threads: int) -> tuple[int, Result]:
+    with _turn:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            result = task.function(*task.arguments, **task.options)
+        finally:
+            torch.set_num_threads(before)
+    return index, {name: np.ascontiguousarray(values) for name, values in result.items()}
+
+
+def _shown(
+    results: Iterable[tuple[int, Result]], words: str | None, total: int, done: int
+) -> Iterable[tuple[int, Result]]:
+    if words is None:
+        yield from results
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        line = bar.add_task(words, total=total, completed=done)
+        for item in results:
+            bar.advance(line)
+            yield item
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> Path:
+    """The folder for these settings; made, or found with the same."""
+    text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
+    file = folder / SETTINGS
+    if file.is_file():
+        if file.read_text(encoding="utf-8") != text:
+            raise ValueError(
+                f"folder: expected one of these settings, {folder.name!r} holds results of others "
+                f"(see {SETTINGS} in it). Take another folder, or delete it."
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"folder: expected an empty folder or one of an earlier run, {folder.name!r} holds others.")
+    else:
+        write_text(file, text)
+    return folder
+
+
+def _read(file: Path) -> Result | None:
+    """A result, or ``None`` where there is no whole one."""
+    try:
+        return load(file.read_bytes())
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def fingerprint(*arrays: Any) -> str:
+    """A short hash of shapes, types and bytes, for the settings of a folder; read in pieces of 64 MiB."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+        digest.update(f"{values.shape} {values.dtype}".encode())
+        rows = max(1, (64 << 20) // max(1, values[:1].nbytes))
+        for start in range(0, len(values), rows):
+            digest.update(np.ascontiguousarray(values[start : start + rows]).tobytes())
+    return digest.hexdigest()[:16]

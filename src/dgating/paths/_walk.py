@@ -1,0 +1,195 @@
+"""``Walk``: a model on its way from dense to empty, one strength after the other."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from dgating._optim import check_number
+from dgating.paths._data import Data
+from dgating.paths._grid import fit
+from dgating.paths._objective import Loss, Score, mean_loss, outputs
+from dgating.paths._result import PathPoint
+from dgating.paths._shrink import Shrinking
+from dgating.paths._train import Batches, Trainer
+
+CHECKS = 5  # how often a strength looks whether it may stop early
+ROWS_A_STEP = 256
+STEPS_A_PASS = 256  # tables so large that a pass would take more steps get larger batches
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to train, see :func:`path`."""
+
+    steps: int = 50
+    dense_steps: int = 200
+    relax_steps: int = 0
+    patience: int | None = None
+    batch_size: int | None = None
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    zero_below: float = 1e-3
+    compact: bool = True
+
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "dense_steps": 0, "relax_steps": 0, "patience": 1, "batch_size": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if value is None and name in ("patience", "batch_size"):
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name}: expected a whole number >= {low}, received {value!r}.")
+        for name in ("lr", "momentum", "weight_decay", "zero_below"):
+            check_number(name, getattr(self, name))
+
+    def rows_a_step(self, n: int) -> int:
+        """The batch size for ``n`` rows."""
+        return self.batch_size or max(ROWS_A_STEP, math.ceil(n / STEPS_A_PASS))
+
+    @property
+    def reach(self) -> float:
+        r""":math:`2 \tau` of the steps at one strength: a group without signal falls by ``exp(-lam * reach)``."""
+        return 2 * self.lr * self.steps / (1 - self.momentum)
+
+
+class Walk:
+    """Trains a gated model along strengths that rise. What has died is cut out after every strength.
+
+    Attributes:
+        small: the model and its data as small as they are now.
+        alive: how many groups are left.
+    """
+
+    def __init__(
+        self, model: nn.Module, train: Data, held: Data | None, loss: Loss, judge: Score, depth: int, options: Options,
+        generator: torch.Generator,
+    ) -> None:  # fmt: skip
+        self.held, self.loss, self.judge, self.depth, self.options = held, loss, judge, depth, options
+        self.small = Shrinking(model, train, options.compact)
+        self.batches = Batches(len(train), options.rows_a_step(len(train)), generator, train.target.device)
+        self.trainer = self._trainer(self.small.model)
+        self.began = time.perf_counter()
+        self.threshold = math.nan
+        self.alive = sum(self.small.counts.values())
+
+    def copy(self) -> Walk:
+        """Another walk that goes on from here alike, for a way back."""
+        made = copy.copy(self)
+        made.small = self.small.copy()
+        made.batches = self.batches.copy()
+        made.trainer = made._trainer(made.small.model)
+        made.trainer.optimizer.load_state_dict(self.trainer.optimizer.state_dict())
+        return made
+
+    def dense(self) -> None:
+        """The steps without penalty.
+
+        Raises:
+            FloatingPointError: the loss became infinite or nan.
+        """
+        self.trainer.set_lam(0.0)
+        if not math.isfinite(self.trainer.run(self.small.data, self.batches, self.options.dense_steps)):
+            raise FloatingPointError(
+                f"path: the loss is not finite before the first lam. Lower lr (now {self.options.lr})."
+            )
+        self.threshold = self.options.zero_below * max(float(n.max()) for n in self.small.norms().values())
+
+    def first_lam(self) -> float:
+        """A strength that is small for certain.
+
+        The penalty is at most a twentieth of the loss of the best constant, and a group without signal loses at most
+        two fifths of its norm.
+        """
+        rows = self.small.data.rows(next(self.batches.copy()))
+        with torch.no_grad():
+            out = self.small.model(*rows.inputs)
+        constant = nn.Parameter(torch.zeros_like(out[:1]))
+        fit([constant], lambda: mean_loss(self.loss, constant.expand_as(out), rows), 50)
+        value = float(mean_loss(self.loss, constant.detach().expand_as(out), rows))
+        norms = self.small.norms().values()
+        penalty = sum(float(n.double().pow(2 / self.depth).sum()) for n in norms)
+        return min(0.05 * value / max(penalty, 1e-30), 0.5 / self.options.reach)
+
+    def step(self, lam: float) -> PathPoint | None:
+        """Train at a strength, cut out what died; ``None`` where the loss became infinite or nan."""
+        self.trainer.set_lam(lam)
+        value, taken = self._train()
+        if not math.isfinite(value):
+            return None
+        self.drop({name: n <= self.threshold for name, n in self.small.norms().items()})
+        return self.point(lam, value, taken)
+
+    def drop(self, dead: dict[str, torch.Tensor]) -> None:
+        """Make groups zero for good."""
+        if self.small.drop(dead):
+            self.trainer = self._trainer(self.small.model)
+        self.alive = sum(int((n > 0).sum()) for n in self.small.norms().values())
+
+    def point(self, lam: float, value: float, steps: int) -> PathPoint:
+        """Where the walk stands; with ``relax_steps`` the score and the state are those after them."""
+        norms = self.small.norms()
+        penalty = sum(float(n.double().pow(2 / self.depth).sum()) for n in norms.values())
+        model, small = self.small.model, self.small
+        if self.options.relax_steps:
+            model = copy.deepcopy(model)  # gated: its zeros stay zero
+            relaxed = self._trainer(model)
+            relaxed.set_lam(0.0)
+            relaxed.run(small.data, self.batches.copy(), self.options.relax_steps, cosine=True)
+        score = math.nan
+        if self.held is not None:
+            score = float(self.judge(outputs(model, small.seen(self.held)), self.held.target))
+        return PathPoint(
+            lam=lam,
+            loss=value,
+            objective=value + lam * penalty,
+            score=score,
+            kept={name: n > 0 for name, n in norms.items()},
+            norms=norms,
+            parameters=small.n_parameters(),
+            flops=self.flops(),
+            steps=steps,
+            seconds=time.perf_counter() - self.began,
+            state=small.full_state(model),
+        )
+
+    @torch.no_grad()
+    def flops(self) -> int:
+        """Of one row, two for a multiply-add."""
+        training = self.small.model.training
+        self.small.model.eval()
+        try:
+            with FlopCounterMode(display=False) as counter:
+                self.small.model(*self.small.data.rows(torch.zeros(1, dtype=torch.long)).inputs)
+        finally:
+            self.small.model.train(training)
+        return counter.get_total_flops()
+
+    def _train(self) -> tuple[float, int]:
+        """Mean loss of the last steps, and how many there were."""
+        steps, patience = self.options.steps, self.options.patience
+        if patience is None:
+            return self.trainer.run(self.small.data, self.batches, steps), steps
+        size = math.ceil(steps / CHECKS)
+        best, idle, alive, value, done = math.inf, 0, None, math.inf, 0
+        while done < steps and idle < patience:
+            taken = min(size, steps - done)
+            value = self.trainer.run(self.small.data, self.batches, taken)
+            done += taken
+            if not math.isfinite(value):
+                break
+            now = sum(int((n > self.threshold).sum()) for n in self.small.norms().values())
+            idle = idle + 1 if now == alive and value > best * (1 - 1e-3) else 0
+            best, alive = min(best, value), now
+        return value, done
+
+    def _trainer(self, model: nn.Module) -> Trainer:
+        o = self.options
+        return Trainer(model, self.loss, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)

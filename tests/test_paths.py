@@ -78,7 +78,9 @@ def test_a_split_is_even_over_the_classes():
     train, held = split(as_data((torch.arange(100.0)[:, None], y)), 0.2, torch.Generator().manual_seed(0))
     assert len(train) == 80
     assert held.target.bincount().tolist() == [18, 2]
-    assert not set(train.inputs[0].flatten().tolist()) & set(held.inputs[0].flatten().tolist())
+    numbers = [set(part.rows().inputs[0].flatten().tolist()) for part in (train, held)]
+    assert not numbers[0] & numbers[1]
+    assert numbers[0] | numbers[1] == set(range(100))
 
 
 # --- grids ---
@@ -334,6 +336,23 @@ def test_what_reads_the_data_twice_keeps_all_columns():
     assert bool((after["body.weight"][:, :5] == 0).all())
     assert torch.allclose(after["body.weight"][:, 5:], before["body.weight"][:, 5:], atol=1e-6)
     assert small.norms()["inputs"].gt(0).tolist() == (~dead["inputs"]).tolist()
+
+
+def test_columns_leave_one_by_one():
+    net = mlp()
+    dg.gate_(net, dg.features(net[0], name="inputs"), depth=3)
+    x, y = classes()
+    small = Shrinking(net, as_data((x, y)))
+    before = small.full_state()
+    for last in (2, 5, 11):
+        assert small.drop({"inputs": torch.arange(12) < last})
+        assert not small.drop({"inputs": torch.arange(12) < last})
+        assert small.columns.tolist() == list(range(last, 12))
+        assert small.model[0].in_features == small.data.width == 12 - last
+        assert torch.equal(small.data.rows(slice(5)).inputs[0], x[:5, last:])
+        after = small.full_state()["0.weight"]
+        assert torch.allclose(after[:, last:], before["0.weight"][:, last:], atol=1e-5)
+        assert bool((after[:, :last] == 0).all())
 
 
 def test_models_that_cannot_be_exported_keep_their_zeros():

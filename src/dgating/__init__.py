@@ -42,6 +42,8 @@ from dgating.compaction._rules import register_module_rule as register_module_ru
 from dgating.compaction._save import load_compact as load_compact
 from dgating.compaction._save import save_compact as save_compact
 from dgating.paths._budget import budget_path as budget_path
+from dgating.paths._cross_validation import CrossValidatedPath as CrossValidatedPath
+from dgating.paths._cross_validation import cross_validate_path as cross_validate_path
 from dgating.paths._grid import lam_grid as lam_grid
 from dgating.paths._grid import lam_max as lam_max
 from dgating.paths._group_bridge import GroupBridgePath as GroupBridgePath
@@ -103,6 +105,7 @@ __all__ = [
     "AbsorptionMonitor",
     "CompactionError",
     "CompactionPlan",
+    "CrossValidatedPath",
     "DGatedLinearClassifier",
     "DGatedLinearClassifierCV",
     "DGatedLinearRegressor",
@@ -128,6 +131,7 @@ __all__ = [
     "compact",
     "concat",
     "coupled",
+    "cross_validate_path",
     "effective_penalty",
     "experts",
     "export",

@@ -207,7 +207,7 @@ def _budget(
     dense, data = _plain(walk.small.model), walk.small.data.rows(next(walk.batches.copy()))
 
     def share_of_time(walk: Walk) -> float:
-        made = profile(_plain(walk.small.model), walk.small.seen(data).inputs, _Of(dense, data.inputs))
+        made = profile(_plain(walk.small.model), walk.small.seen(data).rows().inputs, _Of(dense, data.inputs))
         return 1 / made.latency_speedup  # type: ignore[operator]  (it has a reference)
 
     return share_of_time, value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,29 +12,59 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+BLOCK = 1 << 24  # numbers looked at together: a table is never doubled by a check
+
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Inputs (one tensor an argument of the model), targets and, if given, a weight of every row."""
+    """Inputs (one tensor an argument of the model), targets and, if given, a weight of every row.
+
+    Rows and columns may be chosen without copying the table, which may lie on disk: ``index`` are the rows of the
+    inputs that belong to it, ``keep`` the columns of the first input; ``None`` for all.
+    """
 
     inputs: tuple[Tensor, ...]
     target: Tensor
     weight: Tensor | None = None
+    index: Tensor | None = None
+    keep: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.target)
 
-    def rows(self, index: Tensor) -> Data:
-        weight = None if self.weight is None else self.weight[index]
-        return Data(tuple(x[index] for x in self.inputs), self.target[index], weight)
+    @property
+    def width(self) -> int:
+        """Columns of the first input; 0 where it has none."""
+        if self.keep is not None:
+            return len(self.keep)
+        return self.inputs[0].shape[1] if self.inputs[0].ndim > 1 else 0
+
+    def rows(self, chosen: Tensor | slice = slice(None)) -> Data:
+        """These rows, copied."""
+        index = chosen if self.index is None else self.index[chosen]
+        inputs = tuple(x[index] for x in self.inputs)
+        if self.keep is not None:
+            inputs = (inputs[0].index_select(1, self.keep), *inputs[1:])
+        return Data(inputs, self.target[chosen], None if self.weight is None else self.weight[chosen])
+
+    def view(self, chosen: Tensor) -> Data:
+        """These rows, where they are."""
+        index = chosen if self.index is None else self.index[chosen]
+        weight = None if self.weight is None else self.weight[chosen]
+        return replace(self, target=self.target[chosen], weight=weight, index=index)
+
+    def columns(self, chosen: Tensor) -> Data:
+        """The first input with these columns alone; copied once they are at most half of what is there."""
+        keep = chosen if self.keep is None else self.keep[chosen]
+        made = replace(self, keep=keep)
+        return made.rows() if 2 * len(keep) <= self.inputs[0].shape[1] else made
 
     def to(self, device: torch.device | str) -> Data:
-        weight = None if self.weight is None else self.weight.to(device)
-        return Data(tuple(x.to(device) for x in self.inputs), self.target.to(device), weight)
+        def moved(t: Tensor | None) -> Tensor | None:
+            return None if t is None else t.to(device)
 
-    def columns(self, keep: Tensor) -> Data:
-        """The first input with these columns alone."""
-        return replace(self, inputs=(self.inputs[0].index_select(1, keep), *self.inputs[1:]))
+        inputs = tuple(x.to(device) for x in self.inputs)
+        return Data(inputs, self.target.to(device), moved(self.weight), moved(self.index), moved(self.keep))
 
     def batches(self, size: int) -> Iterator[Data]:
         """All rows once, in order; the last batch may be smaller."""
@@ -80,12 +111,22 @@ def _tensor(values: Any, what: str) -> Tensor:
         array = np.asarray(values)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{what}: expected numbers, received an array of {array.dtype}. Encode categories first.")
-        values = torch.as_tensor(array)
+        values = shared(array)
     if values.is_floating_point():
         values = values.to(torch.get_default_dtype())
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"{what}: expected finite numbers, received nan or infinity. Impute or drop those rows.")
+        for part in values.split(max(1, BLOCK // max(1, values[:1].numel()))):
+            if not bool(part.isfinite().all()):
+                raise ValueError(
+                    f"{what}: expected finite numbers, received nan or infinity. Impute or drop those rows."
+                )
     return values
+
+
+def shared(array: np.ndarray) -> Tensor:
+    """A tensor that lies where the array does, also for one that may not be written to: nothing here writes."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.as_tensor(array)
 
 
 def split(data: Data, share: float, generator: torch.Generator) -> tuple[Data, Data]:
@@ -99,4 +140,4 @@ def split(data: Data, share: float, generator: torch.Generator) -> tuple[Data, D
     mask = torch.zeros(n, dtype=torch.bool)
     mask[order[:held]] = True
     mask = mask.to(data.target.device)
-    return data.rows((~mask).nonzero()[:, 0]), data.rows(mask.nonzero()[:, 0])
+    return data.view((~mask).nonzero()[:, 0]), data.view(mask.nonzero()[:, 0])

@@ -86,7 +86,7 @@ def lam_max(
         >>> dg.lam_max(net, (x, y))
         1.0
     """
-    rows = as_data(data)
+    rows = as_data(data).rows()
     found = units(model)
     loss = loss or default_loss(rows.target)
     weights = {id(s.omega): s for u in found for s in u.sites}

@@ -50,6 +50,7 @@ def path(
     zero_below: float = 1e-3,
     min_groups: int = 0,
     compact: bool = True,
+    states: bool = True,
     device: torch.device | str | None = None,
     seed: int = 0,
     callback: Callable[[PathPoint], object] | None = None,
@@ -87,6 +88,7 @@ def path(
         zero_below: a group is zero when its norm is below this share of the largest norm after the dense steps.
         min_groups: stop once no more than this many groups are left.
         compact: cut dead groups out (else they stay as zeros).
+        states: keep the weights of every point; without them a path of a large model takes little memory.
         device: where to train; by default where the model is.
         seed: of the shuffling, the split, and of ``torch`` while the model is built and trained.
         callback: called with every point.
@@ -116,7 +118,7 @@ def path(
     2007.
     """
     options = Options(
-        steps, dense_steps, relax_steps, patience, batch_size, lr, momentum, weight_decay, zero_below, compact
+        steps, dense_steps, relax_steps, patience, batch_size, lr, momentum, weight_decay, zero_below, compact, states
     )
     strengths = None if lams is None or isinstance(lams, int) else _check_lams(lams)
     with seeded(seed, device):

@@ -37,7 +37,7 @@ class Shrinking:
         found = units(model)
         fresh = all(bool((u.gates() == 1).all()) for u in found)
         self.model, self.data, self.physical = model, data, physical
-        self.columns = torch.arange(data.inputs[0].shape[1] if data.inputs[0].ndim > 1 else 0)
+        self.columns = torch.arange(data.width)
         self.depth = {_where(u): u.depth for u in found}
         self.counts = {_where(u): u.n_groups for u in found}
         self.labels = {
@@ -63,7 +63,9 @@ class Shrinking:
 
     def seen(self, data: Data) -> Data:
         """Other rows with the columns that the model takes now."""
-        return data if data.inputs[0].ndim < 2 else data.columns(self.columns.to(data.target.device))
+        if len(self.columns) == data.width:
+            return data
+        return data.columns(self.columns.to(data.target.device))
 
     def norms(self) -> dict[str, Tensor]:
         """``(J,)`` norms of all groups by name; zero for those that are gone."""
@@ -137,8 +139,7 @@ class Shrinking:
 
     def _narrow(self) -> None:
         """Take the columns that one linear layer does not read out of the data, if it alone reads the data."""
-        x = self.data.inputs[0]
-        batch = self.data.rows(torch.arange(min(len(self.data), 64), device=x.device))
+        batch = self.data.rows(slice(64))
         readers: list[str] = []
 
         def note(module: nn.Module, args: tuple[object, ...], path: str) -> None:
@@ -158,7 +159,7 @@ class Shrinking:
                 for handle in handles:
                     handle.remove()
                 layers = [(p, m) for p in readers if isinstance(m := self.model.get_submodule(p), nn.Linear)]
-                if len(layers) != 1 or x.ndim != 2:
+                if len(layers) != 1 or batch.inputs[0].ndim != 2:
                     self.narrow = False
                     return
                 path, layer = layers[0]
@@ -168,7 +169,7 @@ class Shrinking:
                 full, keep = layer.weight, keep.nonzero()[:, 0]
                 layer.weight, layer.in_features = nn.Parameter(full.index_select(1, keep)), len(keep)
                 try:
-                    same = torch.allclose(self.model(*batch.columns(keep).inputs), before, rtol=1e-4, atol=1e-5)
+                    same = torch.allclose(self.model(*batch.columns(keep).rows().inputs), before, rtol=1e-4, atol=1e-5)
                 except Exception:  # something else reads the data, too
                     same = False
                 if not same:
@@ -184,7 +185,7 @@ class Shrinking:
         self.data = self.data.columns(keep)
 
     def _compact(self) -> None:
-        batch = self.data.rows(torch.arange(min(len(self.data), 4), device=self.data.target.device))
+        batch = self.data.rows(slice(4))
         try:
             small = compact(self.model, batch.inputs, fold_constants=False)
         except CompactionError:  # then the dead groups stay as zeros

@@ -62,7 +62,7 @@ def run_tasks(
     Raises:
         ValueError: the folder belongs to other settings, or is not one of ours.
     """
-    place = None if folder is None else _claim(Path(folder), settings or {})
+    place = None if folder is None else claim(Path(folder), settings or {})
     results: dict[int, Result] = {}
     for i, task in enumerate(tasks):
         if place is not None and (found := _read(place / f"{task.name}.safetensors")) is not None:
@@ -78,12 +78,15 @@ def run_tasks(
 def _computed(tasks: Sequence[Task], left: list[int], n_jobs: int | None, threads: int) -> Iterable[tuple[int, Result]]:
     if not left:
         return ()
-    import joblib
+    try:
+        import joblib
+    except ImportError as error:
+        raise ImportError("cross-validation needs joblib: pip install 'dgating[sklearn]'.") from error
 
     calls = (joblib.delayed(_one)(i, tasks[i], threads) for i in left)
     backend, active = joblib.parallel.get_active_backend()
     kind = "generator_unordered" if getattr(backend, "supports_return_generator", False) else "list"
-    return joblib.Parallel(n_jobs=active if n_jobs is None else n_jobs, return_as=kind)(calls)
+    return joblib.Parallel(n_jobs=active if n_jobs is None else n_jobs, return_as=kind)(calls)  # type: ignore[return-value]
 
 
 def _one(index: int, task: Task, threads: int) -> tuple[int, Result]:
@@ -114,7 +117,7 @@ def _shown(
             yield item
 
 
-def _claim(folder: Path, settings: dict[str, Any]) -> Path:
+def claim(folder: Path, settings: dict[str, Any]) -> Path:
     """The folder for these settings; made, or found with the same."""
     text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
     file = folder / SETTINGS
@@ -124,7 +127,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> Path:
                 f"folder: expected one of these settings, {folder.name!r} holds results of others "
                 f"(see {SETTINGS} in it). Take another folder, or delete it."
             )
-    elif folder.is_dir() and any(folder.iterdir()):
+    elif folder.is_dir() and not all(file.name.endswith(".tmp") for file in folder.iterdir()):
         raise ValueError(f"folder: expected an empty folder or one of an earlier run, {folder.name!r} holds others.")
     else:
         write_text(file, text)

@@ -38,6 +38,7 @@ class Options:
     weight_decay: float = 0.0
     zero_below: float = 1e-3
     compact: bool = True
+    states: bool = True
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "dense_steps": 0, "relax_steps": 0, "patience": 1, "batch_size": 1}
@@ -157,7 +158,7 @@ class Walk:
             flops=self.flops(),
             steps=steps,
             seconds=time.perf_counter() - self.began,
-            state=small.full_state(model),
+            state=small.full_state(model) if self.options.states else {},
         )
 
     @torch.no_grad()
@@ -167,7 +168,7 @@ class Walk:
         self.small.model.eval()
         try:
             with FlopCounterMode(display=False) as counter:
-                self.small.model(*self.small.data.rows(torch.zeros(1, dtype=torch.long)).inputs)
+                self.small.model(*self.small.data.rows(slice(1)).inputs)
         finally:
             self.small.model.train(training)
         return counter.get_total_flops()

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
+from dgating.paths._rules import standard_errors
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from dgating.paths._cross_validation import CrossValidatedPath
     from dgating.paths._result import RegularizationPath
 
 MOST_LINES = 300  # of the norm plot: the groups that last longest
@@ -49,4 +54,35 @@ def plot_path(path: RegularizationPath, groups: str | None = None) -> Figure:
     below.plot(lams, norms[:, order].numpy(), lw=0.8)
     below.set(xscale="log", xlabel=r"$\lambda$", ylabel=f"norms of {name}")
     below.set_ylim(bottom=0)
+    return figure
+
+
+def plot_cross_validation(found: CrossValidatedPath, rules: Sequence[str] = ("best", "1se")) -> Figure:
+    """Mean score with its standard error against λ, the groups left, and a line for what each rule takes.
+
+    Args:
+        found: what :func:`cross_validate_path` returned.
+        rules: of its ``select``.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        ValueError: an unknown rule.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plot needs matplotlib: pip install 'dgating[plot]'.") from error
+    chosen = {rule: found.select(rule) for rule in rules}
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    lams = found.path.lams
+    axes.errorbar(lams, found.scores.mean(0), standard_errors(found.scores), color="C1", marker=".", capsize=2)
+    axes.set(xscale="log", xlabel=r"$\lambda$")
+    axes.set_ylabel(f"{found.path.settings.get('score', 'score')}, {len(found.scores)} folds", color="C1")
+    right = axes.twinx()
+    right.plot(lams, [p.n_groups for p in found.path], color="C0", drawstyle="steps-mid")
+    right.set_ylabel("groups", color="C0")
+    for style, (rule, point) in zip(itertools.cycle(("--", ":", "-.")), chosen.items(), strict=False):
+        axes.axvline(point.lam, color="0.4", ls=style, label=f"{rule}: {point.n_groups} groups")
+    axes.legend()
     return figure

@@ -399,6 +399,43 @@ def test_choosing_by_hand():
         blind.select("1se")
 
 
+def test_the_standard_error_is_that_of_the_rows():
+    x, y = table()
+    found = path(lambda: nn.Linear(12, 1), (x, y), LAMS, validation=(x, y), batch_size=64)
+    for p in list(found)[:5]:
+        with torch.no_grad():
+            errors = (found.restore(p)(x)[:, 0] - y).double().square()
+        variance = float((y - y.mean()).double().square().mean())
+        assert p.score == pytest.approx(1 - float(errors.mean()) / variance, abs=1e-6)
+        assert p.standard_error == pytest.approx(float(errors.std(unbiased=False)) / 300**0.5 / variance, abs=1e-6)
+    best = found.select()
+    limit = best.score - best.standard_error
+    assert found.select("1se").n_groups == min(p.n_groups for p in found if p.score >= limit)
+    mean = path(mlp, classes(), LAMS[-3:], score=lambda out, y: float((out.argmax(1) == y).double().mean()), steps=5)
+    with pytest.raises(ValueError, match="has none: pass standard_error"):
+        mean.select("1se")
+
+
+def test_when_each_group_leaves():
+    found = path(lambda: nn.Linear(12, 1), table(), LAMS, batch_size=64)
+    leaves = found.leaves()["weight"]
+    for j in range(12):
+        gone = [p.lam for p in found if not p.kept["weight"][j]]
+        assert leaves[j] == (gone[0] if gone else math.inf)
+
+
+def test_scaling_is_the_same_as_scaled_columns():
+    x, y = classes()
+    centre, factor = x.mean(0), 1 / x.std(0)
+    from dataclasses import replace
+
+    lazy = replace(as_data((x, y)), scaling=(centre, factor))
+    a = path(mlp, lazy, LAMS, steps=10, batch_size=64)
+    b = path(mlp, ((x - centre) * factor, y), LAMS, steps=10, batch_size=64)
+    assert equal(a, b)
+    assert a[-1].n_groups < 12
+
+
 def test_saved_and_loaded(tmp_path):
     found = path(mlp, classes(), LAMS[-4:], steps=4)
     found.save(tmp_path / "path.safetensors")

@@ -20,7 +20,8 @@ class Data:
     """Inputs (one tensor an argument of the model), targets and, if given, a weight of every row.
 
     Rows and columns may be chosen without copying the table, which may lie on disk: ``index`` are the rows of the
-    inputs that belong to it, ``keep`` the columns of the first input; ``None`` for all.
+    inputs that belong to it, ``keep`` the columns of the first input; ``None`` for all. ``scaling`` are a centre and a
+    factor for each of these columns, applied to the rows that are taken out.
     """
 
     inputs: tuple[Tensor, ...]
@@ -28,6 +29,7 @@ class Data:
     weight: Tensor | None = None
     index: Tensor | None = None
     keep: Tensor | None = None
+    scaling: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -45,6 +47,8 @@ class Data:
         inputs = tuple(x[index] for x in self.inputs)
         if self.keep is not None:
             inputs = (inputs[0].index_select(1, self.keep), *inputs[1:])
+        if self.scaling is not None:
+            inputs = ((inputs[0] - self.scaling[0]) * self.scaling[1], *inputs[1:])
         return Data(inputs, self.target[chosen], None if self.weight is None else self.weight[chosen])
 
     def view(self, chosen: Tensor) -> Data:
@@ -56,7 +60,8 @@ class Data:
     def columns(self, chosen: Tensor) -> Data:
         """The first input with these columns alone; copied once they are at most half of what is there."""
         keep = chosen if self.keep is None else self.keep[chosen]
-        made = replace(self, keep=keep)
+        scaling = None if self.scaling is None else (self.scaling[0][chosen], self.scaling[1][chosen])
+        made = replace(self, keep=keep, scaling=scaling)
         return made.rows() if 2 * len(keep) <= self.inputs[0].shape[1] else made
 
     def to(self, device: torch.device | str) -> Data:
@@ -64,7 +69,10 @@ class Data:
             return None if t is None else t.to(device)
 
         inputs = tuple(x.to(device) for x in self.inputs)
-        return Data(inputs, self.target.to(device), moved(self.weight), moved(self.index), moved(self.keep))
+        scaling = None if self.scaling is None else (self.scaling[0].to(device), self.scaling[1].to(device))
+        return Data(
+            inputs, self.target.to(device), moved(self.weight), moved(self.index), moved(self.keep), scaling
+        )
 
     def batches(self, size: int) -> Iterator[Data]:
         """All rows once, in order; the last batch may be smaller."""

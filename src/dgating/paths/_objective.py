@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 from dgating.paths._data import Data
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-Score = Callable[[Tensor, Tensor], float]
+Score = Callable[[Tensor, Tensor], "float | Tensor"]
 
 
 def default_loss(target: Tensor) -> Loss:
@@ -34,15 +35,25 @@ def default_score(target: Tensor) -> Score:
     return r2 if target.is_floating_point() else accuracy
 
 
-def accuracy(output: Tensor, target: Tensor) -> float:
-    """Share of rows whose largest logit is that of their class."""
-    return float((output.argmax(1) == target).double().mean())
+def accuracy(output: Tensor, target: Tensor) -> Tensor:
+    """``(n,)`` ones where the largest logit is that of the class: their mean is the share of such rows."""
+    return (output.argmax(1) == target).double()
 
 
-def r2(output: Tensor, target: Tensor) -> float:
-    """Share of the variance that is explained."""
+def r2(output: Tensor, target: Tensor) -> Tensor:
+    """``(n,)`` numbers whose mean is the share of the variance that is explained."""
     total = (target - target.mean(0)).double().square().sum()
-    return 1 - float((output.reshape(target.shape) - target).double().square().sum() / total)
+    errors = (output.reshape(target.shape) - target).double().square().reshape(len(target), -1).sum(1)
+    return 1 - errors * len(target) / total
+
+
+def judged(score: Score, output: Tensor, target: Tensor) -> tuple[float, float]:
+    """The score, and its standard error where there is one number a row."""
+    value = score(output, target)
+    if not isinstance(value, Tensor) or value.ndim == 0:
+        return float(value), math.nan
+    rows = value.double()
+    return float(rows.mean()), float(rows.std(unbiased=False)) / math.sqrt(len(rows))
 
 
 def mean_loss(loss: Loss, output: Tensor, data: Data) -> Tensor:

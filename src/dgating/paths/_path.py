@@ -73,7 +73,8 @@ def path(
         depth: ``D``.
         loss: ``f(output, target)``, one loss a row or their mean. By default the cross entropy for integer targets,
             half the squared error for others.
-        score: ``f(output, target)``, larger is better. By default accuracy or R².
+        score: ``f(output, target)``, larger is better; one number, or one a row whose mean is the score (then there is
+            a standard error, too). By default accuracy or R².
         validation: a share of the rows, validation data like ``data``, or ``None``.
         dense_steps: steps without penalty before the first λ.
         steps: steps of SGD at each λ, at most.

@@ -34,6 +34,7 @@ class PathPoint:
         loss: mean data loss over the last steps.
         objective: that plus the penalty of the collapsed weights.
         score: on the validation rows (larger is better), ``nan`` without any; of the relaxed fit if there was one.
+        standard_error: of the score, ``nan`` where the score is not a mean over rows.
         kept: which groups are left, a boolean tensor ``(J,)`` by ``Groups.name``.
         norms: their norms.
         parameters: of the model that is left, gates not counted.
@@ -47,6 +48,7 @@ class PathPoint:
     loss: float
     objective: float
     score: float
+    standard_error: float
     kept: dict[str, Tensor]
     norms: dict[str, Tensor]
     parameters: int
@@ -112,8 +114,8 @@ class RegularizationPath(Sequence[PathPoint]):
             max_flops: only points with at most so many FLOPs a row.
             min_score: only points that score at least this.
             within: for ``"within"``.
-            standard_error: for ``"1se"``: that of the best score, or one a point. Without it that of a share of the
-                validation rows is taken, :math:`\sqrt{s(1-s)/n}`, which is right for an accuracy.
+            standard_error: for ``"1se"``: that of the best score, or one a point. By default the one over the
+                validation rows, for scores that are a mean over rows (accuracy and R² are).
 
         Raises:
             ValueError: an unknown rule, no point that meets the bounds, or no standard error.
@@ -154,12 +156,22 @@ class RegularizationPath(Sequence[PathPoint]):
     def _standard_error(self, index: int, given: float | Sequence[float] | None) -> float:
         if given is not None:
             return float(given[index] if isinstance(given, Sequence) else given)
-        rows, score = self.settings.get("validation_rows", 0), self.points[index].score
-        if not rows or not 0 <= score <= 1 or self.settings.get("score") != "accuracy":
+        error = self.points[index].standard_error
+        if math.isnan(error):
             raise ValueError(
-                "select: the rule '1se' needs a standard error: pass standard_error=..., or cross-validate the path."
+                "select: the rule '1se' needs a standard error, and the score of this path has none: pass "
+                "standard_error=..., let score return one number a row, or cross-validate the path."
             )
-        return math.sqrt(max(score * (1 - score), 0.0) / rows)
+        return error
+
+    def leaves(self) -> dict[str, Tensor]:
+        """The λ at which each group left, ``(J,)`` by ``Groups.name``; infinity for those that never did."""
+        out = {}
+        for name in self.points[0].kept:
+            kept = torch.stack([p.kept[name] for p in self.points])
+            lams = torch.tensor([*self.lams, math.inf], dtype=torch.float64)
+            out[name] = lams[kept.sum(0)]  # a group that has left does not come back
+        return out
 
     def restore(self, point: PathPoint | int, model: nn.Module | None = None) -> nn.Module:
         """A full-size, ungated model with the weights of a point.
@@ -182,7 +194,7 @@ class RegularizationPath(Sequence[PathPoint]):
         """One row a strength, in order: its numbers, and how many groups it has."""
         import pandas as pd
 
-        names = ("lam", "loss", "objective", "score", "n_groups", "parameters", "flops", "steps", "seconds")
+        names = ("lam", "loss", "objective", "score", "standard_error", "n_groups", "parameters", "flops", "steps", "seconds")
         return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.points])
 
     def plot(self, groups: str | None = None) -> Figure:
@@ -197,7 +209,7 @@ class RegularizationPath(Sequence[PathPoint]):
         for i, p in enumerate(self.points):
             for kind in ("kept", "norms", "state"):
                 tensors |= {f"{i}/{kind}/{n}": t.contiguous().clone() for n, t in getattr(p, kind).items()}
-        numbers = ("lam", "loss", "objective", "score", "parameters", "flops", "steps", "seconds")
+        numbers = ("lam", "loss", "objective", "score", "standard_error", "parameters", "flops", "steps", "seconds")
         header = {
             "format": FORMAT,
             "depth": self.depth,

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dgating._optim import check_number
 from dgating.paths._data import Data
 from dgating.paths._grid import fit
-from dgating.paths._objective import Loss, Score, mean_loss, outputs
+from dgating.paths._objective import Loss, Score, judged, mean_loss, outputs
 from dgating.paths._result import PathPoint
 from dgating.paths._shrink import Shrinking
 from dgating.paths._train import Batches, Trainer
@@ -144,14 +144,15 @@ class Walk:
             relaxed = self._trainer(model)
             relaxed.set_lam(0.0)
             relaxed.run(small.data, self.batches.copy(), self.options.relax_steps, cosine=True)
-        score = math.nan
+        score = error = math.nan
         if self.held is not None:
-            score = float(self.judge(outputs(model, small.seen(self.held)), self.held.target))
+            score, error = judged(self.judge, outputs(model, small.seen(self.held)), self.held.target)
         return PathPoint(
             lam=lam,
             loss=value,
             objective=value + lam * penalty,
             score=score,
+            standard_error=error,
             kept={name: n > 0 for name, n in norms.items()},
             norms=norms,
             parameters=small.n_parameters(),

@@ -52,7 +52,7 @@ def test_every_public_name_is_in_the_api_page():
 
 def test_all_is_sorted_and_equals_the_imports():
     tree = ast.parse(inspect.getsource(dgating))
-    imported = [a.asname for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names]
+    imported = [a.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for a in node.names]
     assert dgating.__all__ == sorted(dgating.__all__)
     assert sorted(imported) == dgating.__all__
 

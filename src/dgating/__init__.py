@@ -76,16 +76,24 @@ if typing.TYPE_CHECKING:
     from dgating.estimators._linear import DGatedLinearClassifierCV as DGatedLinearClassifierCV
     from dgating.estimators._linear import DGatedLinearRegressor as DGatedLinearRegressor
     from dgating.estimators._linear import DGatedLinearRegressorCV as DGatedLinearRegressorCV
+    from dgating.estimators._network import DGatedClassifier as DGatedClassifier
+    from dgating.estimators._network import DGatedClassifierCV as DGatedClassifierCV
+    from dgating.estimators._network import DGatedRegressor as DGatedRegressor
+    from dgating.estimators._network import DGatedRegressorCV as DGatedRegressorCV
     from dgating.estimators._one_hot import one_hot_groups as one_hot_groups
 
 __version__ = "0.1.0"
 
 # these need scikit-learn, which is an extra: imported when they are first asked for
 _ESTIMATORS = {
+    "DGatedClassifier": "dgating.estimators._network",
+    "DGatedClassifierCV": "dgating.estimators._network",
     "DGatedLinearClassifier": "dgating.estimators._linear",
     "DGatedLinearClassifierCV": "dgating.estimators._linear",
     "DGatedLinearRegressor": "dgating.estimators._linear",
     "DGatedLinearRegressorCV": "dgating.estimators._linear",
+    "DGatedRegressor": "dgating.estimators._network",
+    "DGatedRegressorCV": "dgating.estimators._network",
     "one_hot_groups": "dgating.estimators._one_hot",
 }
 
@@ -106,10 +114,14 @@ __all__ = [
     "CompactionError",
     "CompactionPlan",
     "CrossValidatedPath",
+    "DGatedClassifier",
+    "DGatedClassifierCV",
     "DGatedLinearClassifier",
     "DGatedLinearClassifierCV",
     "DGatedLinearRegressor",
     "DGatedLinearRegressorCV",
+    "DGatedRegressor",
+    "DGatedRegressorCV",
     "Exported",
     "GateConfig",
     "GroupBridgePath",

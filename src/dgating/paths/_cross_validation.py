@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from dgating.paths._data import Data, as_data
 from dgating.paths._path import path, seeded
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._rules import choose, standard_errors
-from dgating.paths._tasks import Result, Task, claim, fingerprint, run_tasks
+from dgating.paths._tasks import Result, Task, claim, fingerprint, run_tasks, some_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,7 +198,8 @@ def cross_validate_path(
         **{name: getattr(value, "__qualname__", value) for name, value in sorted(options.items())},
     }  # fmt: skip
     place = None if folder is None else claim(Path(folder), settings)
-    whole = _whole(place, base, rows, lams, threads, seed, options)
+    whole = kept_path(place, threads, lambda: path(base, rows, lams, validation=None, seed=seed, **options))
+    whole = replace(whole, model=base)  # one from the folder has none
     arrays = _arrays(data, rows)
     tasks = [
         Task(f"fold_{i}", _fold, (base, arrays, *split, whole.lams, seed, options)) for i, split in enumerate(splits)
@@ -212,23 +213,16 @@ def cross_validate_path(
     )
 
 
-def _whole(
-    place: Path | None, base: nn.Module, rows: Data, lams: Any, threads: int, seed: int, options: dict[str, Any]
-) -> RegularizationPath:
-    """The path on all rows, or that of an earlier call."""
+def kept_path(place: Path | None, threads: int, make: Callable[[], RegularizationPath]) -> RegularizationPath:
+    """The path on all rows: that of an earlier call in this folder, or a new one, with so many threads."""
     file = None if place is None else place / PATH_FILE
     if file is not None and file.is_file():
-        found = RegularizationPath.load(file)
-        return RegularizationPath(found.points, found.depth, found.settings, base)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        whole = path(base, rows, lams, validation=None, seed=seed, **options)
-    finally:
-        torch.set_num_threads(before)
+        return RegularizationPath.load(file)
+    with some_threads(threads):
+        made = make()
     if file is not None:
-        whole.save(file)
-    return whole
+        made.save(file)
+    return made
 
 
 def _fold(
@@ -240,7 +234,12 @@ def _fold(
     rows = as_data((inputs, target) if weight is None else (inputs, target, weight))
     parts = [rows.view(torch.as_tensor(index)) for index in (train, test)]
     found = path(base, parts[0], lams, validation=parts[1], seed=seed, states=False, **options)
-    scores, n_groups = np.full(len(lams), math.nan), np.full(len(lams), math.nan)
+    return padded(found, len(lams))
+
+
+def padded(found: RegularizationPath, n: int) -> Result:
+    """Scores and numbers of groups at ``n`` strengths, of a path that may have ended before the last."""
+    scores, n_groups = np.full(n, math.nan), np.full(n, math.nan)
     for i, point in enumerate(found):
         scores[i], n_groups[i] = point.score, point.n_groups
     if len(found) and found[-1].n_groups == 0:  # nothing is left that a larger λ could change

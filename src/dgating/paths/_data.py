@@ -70,9 +70,7 @@ class Data:
 
         inputs = tuple(x.to(device) for x in self.inputs)
         scaling = None if self.scaling is None else (self.scaling[0].to(device), self.scaling[1].to(device))
-        return Data(
-            inputs, self.target.to(device), moved(self.weight), moved(self.index), moved(self.keep), scaling
-        )
+        return Data(inputs, self.target.to(device), moved(self.weight), moved(self.index), moved(self.keep), scaling)
 
     def batches(self, size: int) -> Iterator[Data]:
         """All rows once, in order; the last batch may be smaller."""

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgating.paths._linear_data import Array, LossName, prepare, vector
+from dgating.paths._checked import Array, vector
+from dgating.paths._grid import _largest
+from dgating.paths._linear_data import LossName, prepare
 from dgating.paths._solve_group_lasso import solve
 
 
@@ -118,7 +120,7 @@ def group_lasso_path(
     floor = data.rounding
     gradients, previous = at_null.gradients, lam_max
     if start is not None:
-        w = data.inside(X, *start)
+        w = data.inside(*start)
         gradients, previous = data.problem(1.0).state(w).gradients, 0.0
     length, (p, k), used_newton = len(strengths), data.shape, False
     coef, intercept, numbers = w.new_zeros(length, p, k), w.new_zeros(length, k), w.new_zeros(length, 3)
@@ -171,12 +173,20 @@ def lam_max_linear(
     fit_intercept: bool = True,
     sample_weight: Array | Sequence[float] | None = None,
     weights: Array | Sequence[float] | None = None,
+    depth: int = 2,
 ) -> float:
-    r"""The smallest λ at which every penalised group is zero.
+    r"""The smallest λ at which every penalised group is zero (for ``depth >= 3``: an estimate of it).
 
     .. math:: \lambda_{\max} = \max_{j: c_j > 0} \|\nabla_j\|_F / c_j,
 
-    the gradient taken at the null model: intercept and unpenalised columns fitted, all else zero.
+    the gradient taken at the null model: intercept and unpenalised columns fitted, all else zero. For ``D >= 3`` the
+    estimate is that of :func:`lam_max`: the largest λ at which some group alone, along its gradient, is not zero,
+
+    .. math:: \lambda_j = \frac{D}{2 c_j}\, r_j^{1-2/D} (\|\nabla_j\|_F - h_j r_j), \qquad
+              r_j = \frac{\|\nabla_j\|_F}{h_j} \cdot \frac{1-2/D}{2-2/D},
+
+    with the curvature :math:`h_j` of the loss in that direction, exact for the squared loss; for the others it is
+    bounded by that of a row (1/4 and 1/2). Orthonormal groups are zero above it; in general a few may stay.
 
     Args:
         X: as in :func:`group_lasso_path`, like all other arguments.
@@ -186,17 +196,27 @@ def lam_max_linear(
         fit_intercept: whether there is an intercept.
         sample_weight: row weights.
         weights: group weights.
+        depth: ``D >= 2``.
 
     Returns:
         λ, or zero where no group is penalised.
 
     Raises:
         TypeError: as :func:`group_lasso_path`.
-        ValueError: as :func:`group_lasso_path`.
+        ValueError: as :func:`group_lasso_path`, or ``depth < 2``.
 
     Example:
         >>> import torch
         >>> lam_max_linear(torch.eye(2, dtype=torch.float64), torch.tensor([3.0, 4.0]), [0, 0], fit_intercept=False)
         2.5
     """
-    return prepare(X, y, groups, loss, fit_intercept, sample_weight, weights).null()[2]
+    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 2:
+        raise ValueError(f"depth: expected a whole number >= 2, received {depth!r}.")
+    data = prepare(X, y, groups, loss, fit_intercept, sample_weight, weights)
+    w, state, convex = data.null()
+    if depth == 2 or convex == 0:
+        return convex
+    curvatures = data.base.curvatures(data.base.gradient(w))
+    penalised = data.factors > 0
+    lams = _largest(state.gradients[penalised], curvatures[penalised], depth) / data.factors[penalised]
+    return float(lams.max())

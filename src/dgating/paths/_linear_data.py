@@ -9,19 +9,20 @@ is centring. Whatever the scale of the free columns, and if they are linearly de
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dgating._penalty import check_labels
+from dgating.paths._checked import Array, tensor, vector
+from dgating.paths._condense import condense, is_tall
 from dgating.paths._losses import LOSSES, Loss
 from dgating.paths._solve_group_lasso import Problem, State, inverse_curvature, solve
 
 LossName = Literal["squared", "logistic", "multinomial"]
-Array = Tensor | np.ndarray
 NULL_TOL = 1e-13  # of the null model, where free columns make it a fit
 RANK_TOL = 1e-12  # singular values below this share of the largest count as linear dependence
 
@@ -38,6 +39,9 @@ class LinearData:
         mean: ``(p,)`` what was taken off the columns, zeros without intercept.
         to_basis: ``(f, p')`` the part of the penalised columns that lies in the free space, in terms of the basis.
         from_basis: ``(g, f)`` the basis as a combination of the free columns, the last of them the intercept's.
+        free_to_basis: ``(f, g)`` the free columns as combinations of the basis.
+        level: ``(k,)`` what was taken off the targets of a squared loss, zeros without intercept: a large mean would
+            leave little of the precision of a gap.
     """
 
     base: Problem
@@ -47,6 +51,8 @@ class LinearData:
     mean: Tensor
     to_basis: Tensor
     from_basis: Tensor
+    free_to_basis: Tensor
+    level: Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -58,9 +64,9 @@ class LinearData:
         """Whether the last free column is the intercept's."""
         return len(self.from_basis) > int((~self.penalised).sum())
 
-    def problem(self, lam: float) -> Problem:
-        """The problem at λ."""
-        return self.base.at(lam * self.factors)
+    def problem(self, lam: float, power: float = 1.0) -> Problem:
+        """The problem at λ, with this power of the norms."""
+        return replace(self.base, strengths=lam * self.factors, power=power)
 
     @property
     def rounding(self) -> float:
@@ -73,7 +79,7 @@ class LinearData:
         w = self.base.X.new_zeros(n_penalised + free, self.shape[1])
         w[n_penalised:] = self._in_basis(self._constant())
         part, places = problem.part(self.factors == 0)
-        if free:
+        if free > self.has_intercept:  # an intercept alone is known in closed form
             w[places] = solve(part, w[places], NULL_TOL, self.rounding, 10_000)[0]
         state = problem.state(w)
         ratio = (state.gradients / self.factors)[self.factors > 0]
@@ -89,10 +95,10 @@ class LinearData:
         if self.has_intercept:
             free, intercept = free[:-1], free[-1]
         coef[~self.penalised] = free
-        return coef, intercept - self.mean @ coef
+        return coef, intercept + self.level - self.mean @ coef
 
-    def inside(self, X: Array, coef: Array, intercept: Array) -> Tensor:
-        """The solver's coordinates of a model of the user; ``X`` are the user's columns."""
+    def inside(self, coef: Array, intercept: Array) -> Tensor:
+        """The solver's coordinates of a model of the user."""
         p, k = self.shape
         coef, intercept = tensor(coef, "start", self.base.X), tensor(intercept, "start", self.base.X)
         if coef.shape != (p, k) or intercept.shape != (k,):
@@ -100,8 +106,10 @@ class LinearData:
                 f"start: expected coefficients {(p, k)} and intercept {(k,)}, "
                 f"received {tuple(coef.shape)} and {tuple(intercept.shape)}."
             )
-        predictions = tensor(X, "X", coef) @ coef + (intercept if self.has_intercept else 0)
-        return torch.cat([coef[self.penalised], self._in_basis(predictions)])
+        penalised, free = coef[self.penalised], coef[~self.penalised]
+        if self.has_intercept:
+            free = torch.cat([free, (intercept - self.level + self.mean @ coef).unsqueeze(0)])
+        return torch.cat([penalised, self.free_to_basis @ free + self.to_basis @ penalised])
 
     def active(self, coef: Tensor) -> Tensor:
         """``(L, J)`` groups with a non-zero coefficient, of ``coef (L, p, k)``."""
@@ -133,30 +141,39 @@ def prepare(
     """Check everything, then change coordinates. Arguments and errors as ``group_lasso_path``."""
     if loss not in LOSSES:
         raise ValueError(f"loss: expected one of {sorted(LOSSES)}, received {loss!r}.")
-    device = X.device if isinstance(X, Tensor) else torch.device("cpu")
-    x = tensor(X, "X", torch.empty(0, dtype=torch.float64, device=device))
-    if x.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"X: expected a matrix (n, p) with rows and columns, received shape {tuple(x.shape)}.")
-    n, p = x.shape
+    X = X if isinstance(X, Tensor) else np.asarray(X)
+    if X.ndim != 2 or 0 in X.shape:
+        raise ValueError(f"X: expected a matrix (n, p) with rows and columns, received shape {tuple(X.shape)}.")
+    (n, p), device = X.shape, X.device if isinstance(X, Tensor) else torch.device("cpu")
     labels = groups.to(device) if isinstance(groups, Tensor) else torch.as_tensor(np.asarray(groups), device=device)
     check_labels(labels, torch.Size([p]))
     labels = labels.long()
     if int(labels.min()) < -1:
         raise ValueError(f"groups: expected labels >= -1, received {int(labels.min())}.")
     n_groups = int(labels.max()) + 1
-    factors = x.new_ones(n_groups) if weights is None else vector(weights, "weights", x, n_groups, "one a group")
-    rows = x.new_ones(n) if sample_weight is None else vector(sample_weight, "sample_weight", x, n, "one a row")
+    like = torch.empty(0, dtype=torch.float64, device=device)
+    factors = like.new_ones(n_groups) if weights is None else vector(weights, "weights", like, n_groups, "one a group")
+    rows = like.new_ones(n) if sample_weight is None else vector(sample_weight, "sample_weight", like, n, "one a row")
     for name, values in {"weights": factors, "sample_weight": rows}.items():
         if bool((values < 0).any()):
             raise ValueError(f"{name}: expected numbers >= 0, received a smallest one of {float(values.min())!r}.")
     if float(rows.sum()) == 0:
         raise ValueError("sample_weight: expected a positive sum, received zeros only.")
     share = (rows / rows.sum()).unsqueeze(1)
-    made = LOSSES[loss](_targets(y, loss, x, share), share)
-    return _orthogonal(x, labels, torch.cat([factors, factors.new_zeros(1)]), made, fit_intercept)
+    target = _targets(y, loss, like, share)
+    if loss == "squared" and is_tall(n, p, target.shape[1]):
+        x, target = condense(X, target, share)
+        share = torch.full_like(x[:, :1], 1 / len(x))
+    else:
+        x = tensor(X, "X", like)
+    factors = torch.cat([factors, factors.new_zeros(1)])
+    level = (share * target).sum(0) * (1.0 if fit_intercept and loss == "squared" else 0.0)
+    return _orthogonal(x, labels, factors, LOSSES[loss](target - level, share), fit_intercept, level)
 
 
-def _orthogonal(x: Tensor, labels: Tensor, factors: Tensor, loss: Loss, fit_intercept: bool) -> LinearData:
+def _orthogonal(
+    x: Tensor, labels: Tensor, factors: Tensor, loss: Loss, fit_intercept: bool, level: Tensor
+) -> LinearData:
     """The change of coordinates."""
     share, n = loss.share, len(x)
     mean = (share * x).sum(0) if fit_intercept else x.new_zeros(x.shape[1])
@@ -172,19 +189,29 @@ def _orthogonal(x: Tensor, labels: Tensor, factors: Tensor, loss: Loss, fit_inte
     kept = spread > RANK_TOL * spread[:1]
     from_basis = directions[kept].T / spread[kept] / sizes.unsqueeze(1)
     basis = free @ from_basis
-    to_basis = basis.T @ (share * x)
+    to_basis, free_to_basis = basis.T @ (share * x), basis.T @ (share * free)
     x = x - basis @ to_basis
     # the height of a typical column: proximal gradient has one step size for all
     height = float((share * x.square()).sum() / max(x.shape[1], 1)) ** 0.5 or 1.0
     columns = torch.cat([x, height * basis], 1)
     last = labels.new_full((basis.shape[1],), len(factors) - 1)
     base = Problem(columns, torch.cat([labels[penalised], last]), factors, loss, inverse_curvature(columns, loss))
-    return LinearData(base.with_gram(), factors, labels, penalised, mean, to_basis / height, height * from_basis)
+    return LinearData(
+        base.with_gram(),
+        factors,
+        labels,
+        penalised,
+        mean,
+        to_basis / height,
+        height * from_basis,
+        free_to_basis / height,
+        level,
+    )
 
 
 def _targets(y: Array, loss: str, like: Tensor, share: Tensor) -> Tensor:
     """Targets as ``(n, k)``: numbers, zeros and ones, or one-hot rows."""
-    n, target = len(like), tensor(y, "y", like)
+    n, target = len(share), tensor(y, "y", like)
     if loss == "squared":
         if target.ndim not in (1, 2) or len(target) != n or 0 in target.shape:
             raise ValueError(f"y: expected shape ({n},) or ({n}, k), received {tuple(target.shape)}.")
@@ -203,29 +230,3 @@ def _targets(y: Array, loss: str, like: Tensor, share: Tensor) -> Tensor:
     if empty:
         raise ValueError(f"y: expected rows of positive weight in every class, received none for {empty}.")
     return one_hot[:, 1:] if loss == "logistic" else one_hot
-
-
-def tensor(value: Any, name: str, like: Tensor) -> Tensor:
-    """A finite dense float64 tensor on the device of ``like``."""
-    if isinstance(value, Tensor) and value.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, received {value.layout}; call to_dense() first.")
-    made = value if isinstance(value, Tensor) else torch.tensor(np.asarray(value))
-    if made.is_complex():
-        raise TypeError(f"{name}: expected real numbers, received {made.dtype}.")
-    made = made.detach().to(like)
-    bad = int((~made.isfinite()).sum())
-    if bad:
-        raise ValueError(
-            f"{name}: expected finite numbers, received {bad} of {made.numel()} that are not; "
-            "fill in or drop them first."
-        )
-    return made
-
-
-def vector(value: Any, name: str, like: Tensor, length: int | None = None, what: str = "") -> Tensor:
-    """The same, of one dimension and, where given, this length."""
-    made = tensor(value, name, like)
-    if made.ndim != 1 or (length is not None and len(made) != length):
-        expected = "one dimension" if length is None else f"shape ({length},), {what}"
-        raise ValueError(f"{name}: expected {expected}, received shape {tuple(made.shape)}.")
-    return made

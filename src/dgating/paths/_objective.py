@@ -44,7 +44,8 @@ def r2(output: Tensor, target: Tensor) -> Tensor:
     """``(n,)`` numbers whose mean is the share of the variance that is explained."""
     total = (target - target.mean(0)).double().square().sum()
     errors = (output.reshape(target.shape) - target).double().square().reshape(len(target), -1).sum(1)
-    return 1 - errors * len(target) / total
+    # a constant target has no variance to explain: one if it is met, else zero, as in scikit-learn
+    return torch.where(total > 0, 1 - errors * len(target) / total, (errors == 0).double())
 
 
 def judged(score: Score, output: Tensor, target: Tensor) -> tuple[float, float]:

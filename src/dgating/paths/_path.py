@@ -207,7 +207,7 @@ def _check_budget(strengths: list[float], options: Options) -> None:
     """Warn where even a group without any signal would not reach zero."""
     needed = -math.log(options.zero_below)
     exponent = options.reach * sum(strengths)
-    if exponent < needed:
+    if 0 < exponent < needed:  # a strength of zero asks for the dense model
         warnings.warn(
             f"path: a group without signal falls to {math.exp(-exponent):.1e} of its norm over these {len(strengths)} "
             f"strengths, and counts as zero below {options.zero_below:g}: no group may ever leave. Take steps >= "

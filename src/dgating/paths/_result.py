@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMAT = "dgating/path/1"
+NUMBERS = ("lam", "loss", "objective", "score", "standard_error", "parameters", "flops", "steps", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +195,7 @@ class RegularizationPath(Sequence[PathPoint]):
         """One row a strength, in order: its numbers, and how many groups it has."""
         import pandas as pd
 
-        names = ("lam", "loss", "objective", "score", "standard_error", "n_groups", "parameters", "flops", "steps", "seconds")
+        names = [*NUMBERS[:5], "n_groups", *NUMBERS[5:]]
         return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.points])
 
     def plot(self, groups: str | None = None) -> Figure:
@@ -209,12 +210,11 @@ class RegularizationPath(Sequence[PathPoint]):
         for i, p in enumerate(self.points):
             for kind in ("kept", "norms", "state"):
                 tensors |= {f"{i}/{kind}/{n}": t.contiguous().clone() for n, t in getattr(p, kind).items()}
-        numbers = ("lam", "loss", "objective", "score", "standard_error", "parameters", "flops", "steps", "seconds")
         header = {
             "format": FORMAT,
             "depth": self.depth,
             "settings": self.settings,
-            "points": [{n: _json(getattr(p, n)) for n in numbers} for p in self.points],
+            "points": [{n: _json(getattr(p, n)) for n in NUMBERS} for p in self.points],
         }
         write_bytes(Path(path), save(tensors, metadata={"dgating": json.dumps(header)}))
 

@@ -41,7 +41,7 @@ class State:
 
 @dataclass(frozen=True)
 class Problem:
-    """Columns in groups, and the strength μ of each group (0: free).
+    r"""Columns in groups, and the strength μ of each group (0: free).
 
     Attributes:
         X: ``(n, p)`` columns.
@@ -51,6 +51,7 @@ class Problem:
         step: step size, the inverse of the largest curvature.
         gram: ``X.T @ (share * X)`` for the squared loss where that is smaller than ``X``, else ``None``.
         moment: ``X.T @ (share * y)``, with ``gram``.
+        power: q of the penalty :math:`\mu_j \|W_j\|^q`; 1 but for :mod:`_solve_group_bridge`.
     """
 
     X: Tensor
@@ -60,10 +61,7 @@ class Problem:
     step: float
     gram: Tensor | None = None
     moment: Tensor | None = None
-
-    def at(self, strengths: Tensor) -> Problem:
-        """The same problem at other strengths."""
-        return replace(self, strengths=strengths)
+    power: float = 1.0
 
     def part(self, groups: Tensor) -> tuple[Problem, Tensor]:
         """The problem of the marked ``(m,)`` groups alone, the rest at zero; and the places of its columns."""
@@ -105,9 +103,23 @@ class Problem:
             return self.gram @ w - self.moment
         return self.X.T @ (self.loss.share * self.loss.residual(self.X @ w))
 
+    def curvatures(self, direction: Tensor) -> Tensor:
+        """Bound of the loss' second derivative along each group of ``direction``; exact for the squared loss."""
+        unit = direction / self.norms(direction).clamp_min(1e-300)[self.labels].unsqueeze(1)
+        moved = self.X.new_zeros(len(self.X), len(self.strengths))
+        total = self.strengths.new_zeros(len(self.strengths))
+        for output in unit.T:
+            moved.zero_().index_add_(1, self.labels, self.X * output)
+            total += (self.loss.share * moved.square()).sum(0)
+        return self.loss.curvature * total
+
     def objective(self, w: Tensor) -> float:
         """Penalised objective."""
-        return float(self.loss.value(self.X @ w) + self.strengths @ self.norms(w))
+        return float(self.loss.value(self.X @ w) + self.strengths @ self.norms(w).pow(self.power))
+
+    def pull(self, norms: Tensor) -> Tensor:
+        r"""Derivative of the penalty of each group in its norm, :math:`q \mu_j \|W_j\|^{q-1}`."""
+        return self.strengths * self.power * norms.clamp_min(1e-100).pow(self.power - 1)
 
     def prox(self, w: Tensor) -> Tensor:
         """Group soft thresholding at step size times strength."""
@@ -212,7 +224,7 @@ def newton_steps(problem: Problem, w: Tensor, tol: float, goal: float) -> tuple[
     Args:
         problem: what to minimise.
         w: ``(p, k)`` start.
-        tol: stop where the gradient of every penalised group is within a tenth of this share of its strength ...
+        tol: stop where the gradient of every penalised group is within a tenth of this share of its pull ...
         goal: ... and free ones add less than a tenth of this to the gap.
 
     Returns:
@@ -226,7 +238,7 @@ def newton_steps(problem: Problem, w: Tensor, tol: float, goal: float) -> tuple[
         v = w[places]
         slope, direction = newton_direction(part, v)
         slopes = part.norms(slope)
-        small = (slopes <= part.strengths * tol / 10) | (part.strengths == 0)
+        small = (slopes <= part.pull(part.norms(v)) * tol / 10) | (part.strengths == 0)
         if bool(small.all()) and part.missing(slopes, part.norms(v)) <= goal / 10:
             return w, done
         descent = float((slope * direction).sum())
@@ -257,15 +269,16 @@ def step_lengths(part: Problem, v: Tensor, direction: Tensor) -> list[float]:
 def newton_direction(part: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
     r"""Gradient and Newton direction of the objective where every penalised group is non-zero.
 
-    The norm of a group adds :math:`\frac{\mu_j}{\|W_j\|} (I - u_j u_j^\top)` to the Hessian, with
-    :math:`u_j = W_j / \|W_j\|`.
+    A group adds :math:`q \mu_j \|W_j\|^{q-2} (I - (2 - q)\, u_j u_j^\top)` to the Hessian, with
+    :math:`u_j = W_j / \|W_j\|`. Where q < 1 that is concave along the group, and the second derivative along it is
+    taken as zero unless the loss makes up for it: the direction must point downhill.
 
     Returns:
         Both ``(s, k)``.
     """
     s, k = v.shape
     norms = part.norms(v).clamp_min(1e-300)
-    weight = (part.strengths / norms)[part.labels].unsqueeze(1)
+    weight = (part.pull(norms) / norms)[part.labels].unsqueeze(1)
     slope = part.gradient(v) + weight * v
     matrix = part.loss.hessian(part.X, part.X @ v) if part.gram is None else by_output(part.gram, k)
     diagonal = matrix.diagonal()
@@ -275,10 +288,11 @@ def newton_direction(part: Problem, v: Tensor) -> tuple[Tensor, Tensor]:
     spokes[torch.arange(s * k), part.labels.repeat_interleave(k)] = (
         v * (weight.sqrt() / norms[part.labels, None])
     ).reshape(-1)
-    matrix.addmm_(spokes, spokes.T, alpha=-1)
+    radial, along = 2 - part.power, spokes @ spokes.T
     while True:  # the free columns may be linearly dependent, and the classes of a multinomial always are
         diagonal += damping
-        factor, failed = torch.linalg.cholesky_ex(matrix)
+        factor, failed = torch.linalg.cholesky_ex(matrix - radial * along)
         if not int(failed):
             return slope, -torch.cholesky_solve(slope.reshape(-1, 1), factor).view(s, k)
+        radial = 1.0
         damping *= 100

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,14 +91,20 @@ def _computed(tasks: Sequence[Task], left: list[int], n_jobs: int | None, thread
 
 
 def _one(index: int, task: Task, threads: int) -> tuple[int, Result]:
-    with _turn:
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            result = task.function(*task.arguments, **task.options)
-        finally:
-            torch.set_num_threads(before)
+    with _turn, some_threads(threads):
+        result = task.function(*task.arguments, **task.options)
     return index, {name: np.ascontiguousarray(values) for name, values in result.items()}
+
+
+@contextmanager
+def some_threads(threads: int) -> Iterator[None]:
+    """So many threads of torch inside, as many as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _shown(

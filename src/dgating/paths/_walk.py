@@ -117,7 +117,8 @@ class Walk:
         value = float(mean_loss(self.loss, constant.detach().expand_as(out), rows))
         norms = self.small.norms().values()
         penalty = sum(float(n.double().pow(2 / self.depth).sum()) for n in norms)
-        return min(0.05 * value / max(penalty, 1e-30), 0.5 / self.options.reach)
+        gentle = 0.5 / self.options.reach
+        return max(min(0.05 * value / max(penalty, 1e-30), gentle), 1e-6 * gentle)  # a constant target has no loss
 
     def step(self, lam: float) -> PathPoint | None:
         """Train at a strength, cut out what died; ``None`` where the loss became infinite or nan."""

@@ -1,0 +1,1 @@
+"""Estimators for scikit-learn: linear models, and networks, that select groups of columns."""

@@ -1,0 +1,143 @@
+"""Networks of the estimators: building, scaling the data without a copy, one fold."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dgating._groups import Groups
+from dgating.paths._cross_validation import padded
+from dgating.paths._data import BLOCK, Data, as_data
+from dgating.paths._path import path
+from dgating.paths._result import RegularizationPath
+from dgating.paths._tasks import Result
+from dgating.select.by_labels import by_labels
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "logistic": nn.Sigmoid, "identity": nn.Identity
+}  # fmt: skip
+INPUTS = "inputs"  # name of the groups
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A network with gated inputs and how to train it; plain values, so that it travels to another process."""
+
+    hidden: tuple[int, ...]
+    activation: str
+    n_outputs: int
+    labels: np.ndarray = field(repr=False)
+    depth: int
+    seed: int
+    options: dict[str, Any]
+
+    def build(self) -> nn.Sequential:
+        """The full network, one output for a class or a target."""
+        return network((len(self.labels), *self.hidden, self.n_outputs), self.activation)
+
+    def groups(self, model: nn.Module) -> Groups:
+        """The columns of the first layer."""
+        return by_labels(model[0], torch.as_tensor(self.labels), group_name=INPUTS)  # type: ignore[index]
+
+    def path(self, data: Data, lams: Any, **options: Any) -> RegularizationPath:
+        """:func:`path` of this network."""
+        return path(
+            self.build, data, lams, groups=self.groups, depth=self.depth, seed=self.seed, **{**self.options, **options}
+        )
+
+
+def network(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
+    """Linear layers with an activation between them."""
+    layers: list[nn.Module] = []
+    for i, (before, after) in enumerate(itertools.pairwise(sizes)):
+        if i:
+            layers.append(ACTIVATIONS[activation]())
+        with warnings.catch_warnings():  # no column may be left
+            warnings.filterwarnings("ignore", message="Initializing zero-element tensors is a no-op")
+            layers.append(nn.Linear(before, after))
+    return nn.Sequential(*layers)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """Rows to train on, and the scales that make them standard.
+
+    Attributes:
+        data: standardised when rows are taken out of it; the table itself is not copied.
+        centre: ``(p,)`` what is taken off the columns, ``factor`` what they are multiplied with then.
+        target_centre: ``(k,)``, likewise for numeric targets.
+    """
+
+    data: Data
+    centre: Tensor
+    factor: Tensor
+    target_centre: np.ndarray
+    target_scale: np.ndarray
+
+
+def scaled(
+    X: np.ndarray, y: np.ndarray, weight: np.ndarray, standardize: bool, train: np.ndarray | None = None
+) -> Scaled:
+    """Standardise by the weighted means and standard deviations of the columns, and of numeric targets.
+
+    ``train`` are the rows that count for them, by default all; the data hold every row.
+    """
+    p = X.shape[1]
+    counts = weight if train is None else weight * np.bincount(train, minlength=len(X))
+    centre, spread = _moments(X, counts) if standardize else (np.zeros(p), np.ones(p))
+    factor = 1 / np.where(spread > 0, spread, 1.0)
+    if y.dtype.kind == "f":
+        target_centre, target_scale = _moments(y.reshape(len(y), -1), counts)
+        target_scale = np.where(target_scale > 0, target_scale, 1.0)
+    else:
+        target_centre, target_scale = np.zeros(1), np.ones(1)
+    centre, factor = (torch.as_tensor(v).to(torch.get_default_dtype()) for v in (centre, factor))
+    target = _target(y, target_centre, target_scale)
+    rows = as_data((X, target) if (weight == 1).all() else (X, target, weight))
+    return Scaled(
+        Data(rows.inputs, rows.target, rows.weight, scaling=(centre, factor)), centre, factor, target_centre,
+        target_scale,
+    )  # fmt: skip
+
+
+def _target(y: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> Tensor:
+    if y.dtype.kind != "f":
+        return torch.as_tensor(y)
+    return torch.as_tensor((y.reshape(len(y), -1) - centre) / scale).to(torch.get_default_dtype())
+
+
+def _moments(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means and standard deviations in float64, a block of rows at a time."""
+    rows = max(1, BLOCK // max(1, X.shape[1]))
+    blocks = [slice(start, start + rows) for start in range(0, len(X), rows)]
+    total = weight.sum()
+    mean = sum(weight[b] @ X[b].astype(np.float64, copy=False) for b in blocks) / total
+    square = sum(weight[b] @ np.square(X[b] - mean) for b in blocks) / total
+    # a constant column differs from its mean by rounding alone
+    return mean, np.where(square > (1e-7 * np.abs(mean)) ** 2, np.sqrt(square), 0.0)
+
+
+def fold(
+    X: np.ndarray, y: np.ndarray, weight: np.ndarray, lams: list[float], train: np.ndarray, test: np.ndarray,
+    setup: Setup, standardize: bool, judge: Callable[..., Any] | None,
+) -> Result:  # fmt: skip
+    """Scores and numbers of groups ``(L,)`` of a path without some rows.
+
+    ``judge(outputs, test)`` scores the outputs ``(n, k)`` for the rows left out, in the units of the targets.
+    """
+    made = scaled(X, y, weight, standardize, train)
+    rows = made.data.view(torch.as_tensor(train))
+    held = made.data.view(torch.as_tensor(test))
+
+    def score(output: Tensor, target: Tensor) -> float:
+        return float(judge(output.double().cpu().numpy() * made.target_scale + made.target_centre, test))  # type: ignore[misc]
+
+    found = setup.path(rows, lams, validation=held, score=score if judge else None, states=False)
+    return padded(found, len(lams))

@@ -16,11 +16,8 @@ from dgating.paths._linear_data import LinearData, LossName, prepare
 from dgating.paths._solve_group_bridge import solve_bridge
 from dgating.paths._solve_group_lasso import solve
 
-START_SHARE, START_TOL, START_STEPS = (
-    0.1,
-    1e-3,
-    500,
-)  # of the group lasso that the path begins with: a rough one will do
+# of the group lasso that the path begins with: a rough one will do
+START_SHARE, START_TOL, START_STEPS = 0.1, 1e-3, 500
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from benchmarks._common import environment, store
 
 ESTIMATORS: dict[str, Callable[[], Any]] = {
     "DGatedLinearRegressor(depth=3)": lambda: dg.DGatedLinearRegressor(depth=3),
+    "DGatedRegressor((100,))": lambda: dg.DGatedRegressor((100,), random_state=0),
 }
 ROWS = [(n, 1000) for n in (10_000, 30_000, 100_000, 300_000, 1_000_000)]
 COLUMNS = [(100_000, p) for p in (125, 250, 500, 1000)]

@@ -16,6 +16,7 @@ from dgating.paths._grid import lam_grid, lam_max
 from dgating.paths._path import path
 from dgating.paths._result import RegularizationPath, equal
 from dgating.paths._shrink import Shrinking, balance_
+from dgating.paths._walk import Options
 from dgating.structure._capture import CompactionError
 
 
@@ -229,6 +230,12 @@ def test_a_diverging_path_keeps_what_was_good():
 def test_refused_paths(options, message):
     with pytest.raises(ValueError, match=message):
         path(mlp, classes(), **{"lams": LAMS, **options})
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(10, 32), (2048, 64), (8192, 256), (50_000, 256), (1_000_000, 3907)])
+def test_batches_grow_with_the_table(rows, batch):
+    assert Options().rows_a_step(rows) == batch
+    assert Options(batch_size=7).rows_a_step(rows) == 7
 
 
 def test_too_few_steps_for_zeros_are_said_so():

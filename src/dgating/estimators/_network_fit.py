@@ -115,7 +115,7 @@ def _target(y: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> Tensor:
 
 def _moments(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Weighted means and standard deviations in float64, a block of rows at a time."""
-    rows = max(1, BLOCK // max(1, X.shape[1]))
+    rows = max(1, BLOCK // 8 // max(1, X.shape[1]))  # three float64 copies of a block
     blocks = [slice(start, start + rows) for start in range(0, len(X), rows)]
     total = weight.sum()
     mean = sum(weight[b] @ X[b].astype(np.float64, copy=False) for b in blocks) / total

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 BLOCK = 1 << 24  # numbers looked at together: a table is never doubled by a check
+COPY = 1 << 28  # numbers that are copied at most to have fewer columns: 1 GiB of float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,12 +58,17 @@ class Data:
         weight = None if self.weight is None else self.weight[chosen]
         return replace(self, target=self.target[chosen], weight=weight, index=index)
 
-    def columns(self, chosen: Tensor) -> Data:
-        """The first input with these columns alone; copied once they are at most half of what is there."""
+    def narrow(self, chosen: Tensor) -> Data:
+        """The first input with these columns alone, where it is."""
         keep = chosen if self.keep is None else self.keep[chosen]
         scaling = None if self.scaling is None else (self.scaling[0][chosen], self.scaling[1][chosen])
-        made = replace(self, keep=keep, scaling=scaling)
-        return made.rows() if 2 * len(keep) <= self.inputs[0].shape[1] else made
+        return replace(self, keep=keep, scaling=scaling)
+
+    def columns(self, chosen: Tensor) -> Data:
+        """The same, copied once these columns are at most half of all and not more than ``COPY`` numbers."""
+        made = self.narrow(chosen)
+        few = 2 * made.width <= self.inputs[0].shape[1] and len(made) * made.width <= COPY
+        return made.rows() if few else made
 
     def to(self, device: torch.device | str) -> Data:
         def moved(t: Tensor | None) -> Tensor | None:

@@ -82,7 +82,8 @@ def path(
             for the score and the state of the point; the path goes on without them.
         patience: a λ looks five times whether it may end; it does when this many looks in a row found no group lost
             and the loss not better by one part in a thousand. ``None``: always take all steps.
-        batch_size: rows a step; by default 256, or more where a pass would take more than 256 steps.
+        batch_size: rows a step; by default 256, but fewer where a pass would take less than 32 steps (down to 32 rows),
+            more where it would take over 256.
         lr: constant step size.
         momentum: of SGD.
         weight_decay: of ungated parameters.

@@ -65,7 +65,7 @@ class Shrinking:
         """Other rows with the columns that the model takes now."""
         if len(self.columns) == data.width:
             return data
-        return data.columns(self.columns.to(data.target.device))
+        return data.narrow(self.columns.to(data.target.device))
 
     def norms(self) -> dict[str, Tensor]:
         """``(J,)`` norms of all groups by name; zero for those that are gone."""

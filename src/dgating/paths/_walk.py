@@ -20,8 +20,9 @@ from dgating.paths._shrink import Shrinking
 from dgating.paths._train import Batches, Trainer
 
 CHECKS = 5  # how often a strength looks whether it may stop early
-ROWS_A_STEP = 256
-STEPS_A_PASS = 256  # tables so large that a pass would take more steps get larger batches
+# batches of 256 rows; smaller ones where a pass would take fewer steps, larger ones where it would take more
+ROWS_A_STEP, LEAST_ROWS = 256, 32
+FEW_STEPS, MANY_STEPS = 32, 256
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ class Options:
 
     def rows_a_step(self, n: int) -> int:
         """The batch size for ``n`` rows."""
-        return self.batch_size or max(ROWS_A_STEP, math.ceil(n / STEPS_A_PASS))
+        small, large = max(n // FEW_STEPS, LEAST_ROWS), math.ceil(n / MANY_STEPS)
+        return self.batch_size or max(min(small, ROWS_A_STEP), large)
 
     @property
     def reach(self) -> float:

@@ -1,0 +1,225 @@
+"""Feature selection by a 300-100 network: seconds of the whole path, accuracy on it and after a refit.
+
+    python -m benchmarks.feature_selection --data FOLDER                       # hours; goes on where it stopped
+    python -m benchmarks.feature_selection --data FOLDER --methods dgating     # ours alone, minutes
+    python -m benchmarks.feature_selection --report                            # the table of what is stored
+
+One data split a table; seeds are those of the network, the batches and the refits. For ``k`` features a method's
+selection is the first point of its path with at most ``k`` (the rule of LassoNet's own script), a forest's the ``k``
+most important. *Chosen* is the point with the best accuracy on a tenth of the training rows among those with at most
+``k`` features: what ``select(n_groups=k)`` returns. Refit: a fresh 300-100 network on these columns and all training
+rows, SGD, batch 256, step size 0.1 to 0 by a cosine, momentum 0.9, 100 epochs, last epoch, mean of two seeds.
+
+Peers, where they can be imported: LassoNet with the defaults of its constructor and ``M=10``, HSIC-Lasso (blocks of 20,
+M = 3, 200 features, MNIST 100), a forest of 500 trees.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import dgating as dg
+from benchmarks._common import RESULTS, environment, store
+from benchmarks._tables import TABLES, Split, table
+
+KS = (10, 25, 50, 100, 200)
+NAME = "feature_selection"
+# one setting for every table: the defaults of dgating.path, and a short relaxed fit at every point
+PATH = {"depth": 3, "relax_steps": 50, "min_groups": 3}
+# the best of all peers after a refit, and LassoNet on its path, measured beforehand: what the aims are set by
+BEST_REFIT = {
+    "isolet": (65, 83, 89, 93, 95), "coil20": (94, 99.8, 99.8, 99.8, 99.8), "madelon": (87, 83, 73, 64, 60),
+    "mnist10k": (64, 82, 89, 94, 95),
+}  # fmt: skip
+
+Point = tuple[Tensor, float]  # columns, accuracy on the path (nan where there is none)
+Found = tuple[list[Point], dict[int, Point], float]  # points dense to sparse, chosen for each k, seconds
+
+
+def network(inputs: int, classes: int) -> nn.Sequential:
+    net = nn.Sequential(
+        nn.Linear(inputs, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, classes)
+    )  # fmt: skip
+    for layer in net[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    return net
+
+
+def accuracy(net: nn.Module, X: Tensor, y: Tensor) -> float:
+    with torch.no_grad():
+        return float((net(X).argmax(1) == y).double().mean())
+
+
+def refit(data: Split, columns: Tensor, seed: int, epochs: int = 100) -> float:
+    X, X_test, y, y_test = data
+    torch.manual_seed(seed)
+    X, X_test = X[:, columns], X_test[:, columns]
+    net = network(len(columns), int(y.max()) + 1)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    steps = epochs * math.ceil(len(X) / 256)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(X)).split(256):
+            loss = nn.functional.cross_entropy(net(X[rows]), y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return accuracy(net, X_test, y_test)
+
+
+def dgating(data: Split, seed: int, **options: Any) -> Found:
+    X, X_test, y, y_test = data
+    start = time.perf_counter()
+    path = dg.path(
+        lambda: network(X.shape[1], int(y.max()) + 1), (X, y), validation=0.1, seed=seed, **{**PATH, **options}
+    )
+    seconds = time.perf_counter() - start
+
+    def seen(p: dg.PathPoint) -> Point:
+        return p.kept["0.weight"].nonzero()[:, 0], accuracy(path.restore(p), X_test, y_test)
+
+    points = {id(p): seen(p) for p in path}
+    chosen = {k: points[id(path.select(n_groups=k))] for k in KS if path[-1].n_groups <= k}
+    return list(points.values()), chosen, seconds
+
+
+def forest(data: Split, seed: int) -> Found:
+    from sklearn.ensemble import RandomForestClassifier
+
+    start = time.perf_counter()
+    model = RandomForestClassifier(500, random_state=seed, n_jobs=torch.get_num_threads()).fit(*data[::2])
+    order = torch.as_tensor(model.feature_importances_.argsort()[::-1].copy())
+    return [(order[:k], math.nan) for k in sorted(KS, reverse=True)], {}, time.perf_counter() - start
+
+
+def lassonet(data: Split, seed: int) -> Found:
+    from lassonet import LassoNetClassifier
+
+    X, X_test, y, y_test = data
+    points: list[Point] = []
+    spent = 0.0  # in looking at the test rows
+
+    def look(model: Any, *_: Any) -> None:
+        nonlocal spent
+        begin = time.perf_counter()
+        kept = model.model.input_mask().cpu()
+        if int(kept.sum()) <= 2 * max(KS):
+            points.append((kept.nonzero()[:, 0], float((model.predict(X_test) == y_test.numpy()).mean())))
+        spent += time.perf_counter() - begin
+
+    start = time.perf_counter()
+    model = LassoNetClassifier(
+        hidden_dims=(300, 100), M=10, random_state=seed, torch_seed=seed, verbose=0, device=torch.device("cpu")
+    )
+    model.path(X, y, return_state_dicts=False, callback=look)
+    return points, {}, time.perf_counter() - start - spent
+
+
+def hsic(data: Split, seed: int) -> Found:
+    from pyHSICLasso import HSICLasso
+
+    np.linalg.linalg = np.linalg  # type: ignore[attr-defined]  (named by its fallback, gone from NumPy 2.4)
+    X, _, y, _ = data
+    most = 100 if X.shape[1] == 784 else 200
+    start = time.perf_counter()
+    model = HSICLasso()
+    model.input(X.numpy(), y.numpy())
+    model.classification(most, B=20, M=3, n_jobs=torch.get_num_threads())
+    order = torch.as_tensor(np.asarray(model.get_index()))
+    return [(order[:k], math.nan) for k in sorted(KS, reverse=True) if k <= most], {}, time.perf_counter() - start
+
+
+METHODS: dict[str, Callable[..., Found]] = {"dgating": dgating, "forest": forest, "lassonet": lassonet, "hsic": hsic}
+PACKAGES = {"forest": "scikit-learn", "lassonet": "lassonet", "hsic": "pyHSICLasso"}
+
+
+def run(method: str, data: Split, seed: int, **options: Any) -> dict[str, Any]:
+    """One method on one table with one seed, as JSON."""
+    points, chosen, seconds = METHODS[method](data, seed, **options)
+    rows = {}
+    for k in KS:
+        first = next((p for p in points if len(p[0]) <= k), None)
+        if first is None or len(first[0]) == 0:
+            continue
+        rows[k] = {"first": _scored(data, first, seed)}
+        if k in chosen:
+            rows[k]["chosen"] = _scored(data, chosen[k], seed)
+    return {"seconds": round(seconds, 2), "points": len(points), "threads": torch.get_num_threads(), "k": rows}
+
+
+def _scored(data: Split, point: Point, seed: int) -> dict[str, Any]:
+    columns, on_path = point
+    again = statistics.mean(refit(data, columns, s) for s in (2 * seed, 2 * seed + 1))
+    scored = {"features": len(columns), "refit": round(100 * again, 2)}
+    return scored if math.isnan(on_path) else {**scored, "path": round(100 * on_path, 2)}
+
+
+def report(stored: dict[str, Any]) -> str:
+    """Means over the seeds, a block a table."""
+    lines = []
+    for name in TABLES:
+        runs = stored["runs"].get(name, {})
+        lines += ["", f"{name} (best of the peers beforehand, refit: {BEST_REFIT[name]})"]
+        lines.append(f"{'':28}{'seconds':>9}" + "".join(f"{k:>9}" for k in KS))
+        for method, seeds in runs.items():
+            times = statistics.mean(r["seconds"] for r in seeds.values())
+            for kind in ("first", "chosen"):
+                for measure in ("path", "refit"):
+                    cells = [
+                        [
+                            r["k"][str(k)][kind][measure]
+                            for r in seeds.values()
+                            if measure in r["k"].get(str(k), {}).get(kind, {})
+                        ]
+                        for k in KS
+                    ]
+                    if any(cells):
+                        shown = "".join(f"{statistics.mean(c):9.1f}" if c else f"{'-':>9}" for c in cells)
+                        lines.append(f"{method:10}{kind + ', ' + measure:18}{times:9.1f}{shown}   ({len(seeds)} seeds)")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--report", action="store_true", help="only print what is stored")
+    parser.add_argument("--again", action="store_true", help="measure anew what is stored")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    file = RESULTS / f"{NAME}.json"
+    stored = json.loads(file.read_text()) if file.is_file() else {"settings": {**PATH, "ks": KS}, "runs": {}}
+    for name in () if options.report else options.tables:
+        data = table(name, options.data)
+        for method in options.methods:
+            for seed in options.seeds:
+                seeds = stored["runs"].setdefault(name, {}).setdefault(method, {})
+                if str(seed) in seeds and not options.again:
+                    continue
+                made = run(method, data, seed)
+                versions = {p: importlib.metadata.version(p) for m, p in PACKAGES.items() if m == method}
+                seeds[str(seed)] = json.loads(json.dumps({**made, "environment": {**environment(), **versions}}))
+                store(NAME, stored)
+                print(name, method, seed, f"{made['seconds']:.1f} s", flush=True)
+    print(report(stored))
+
+
+if __name__ == "__main__":
+    main()

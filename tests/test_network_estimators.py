@@ -236,7 +236,8 @@ def test_in_pipelines_searches_and_selectors():
     frame = clone(inner).fit(pd.DataFrame(X, columns=list("abcd")), y).set_output(transform="pandas")
     assert frame.transform(pd.DataFrame(X, columns=list("abcd"))).shape == (150, 2)
     search = GridSearchCV(estimator(DGatedClassifier), {"n_groups": [1, 2]}, cv=2).fit(X, y)
-    assert search.best_params_ == {"n_groups": 2}
+    assert search.best_score_ > 0.9
+    assert search.best_estimator_.get_support().sum() == search.best_params_["n_groups"]
 
 
 def test_pickled_and_cloned():

@@ -14,9 +14,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
+from dgating.estimators._folds import scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
-from dgating.estimators._linear_folds import fold_tasks, splits_of
+from dgating.estimators._linear_folds import fold_tasks
 from dgating.estimators._selector import GroupSelectorMixin
 from dgating.paths._condense import BLOCK
 from dgating.paths._grid import lam_grid
@@ -256,12 +257,11 @@ class CrossValidated(LinearBase):
                 )
 
     def _settings(self, X: Any, y: Any, rows: Any, found: Any, lams: Any, splits: Any, scoring: Any) -> dict[str, Any]:
-        word = f"{scoring.__module__}.{scoring.__qualname__}" if hasattr(scoring, "__qualname__") else str(scoring)
         return {
             "estimator": type(self).__name__,
             "data": fingerprint(X, y, rows),
             "groups": fingerprint(found.labels),
             "splits": fingerprint(*(part for split in splits for part in split)),
             "lams": lams,
-            "options": vars(self._options()) | {"scoring": word},
+            "options": vars(self._options()) | {"scoring": scoring_name(scoring)},
         }

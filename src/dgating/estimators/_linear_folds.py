@@ -6,22 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 
+from dgating.estimators._folds import Split
 from dgating.estimators._linear_fit import Options, standardized
 from dgating.paths._tasks import Result, Task
 
-Split = tuple[np.ndarray, np.ndarray]
 Scorer = Callable[..., float]
-
-
-def splits_of(cv: Any, X: np.ndarray, y: np.ndarray, classifier: bool, random_state: Any) -> list[Split]:
-    """Training and test rows of every fold; an int is shuffled if there is a ``random_state``."""
-    if isinstance(cv, int) and random_state is not None:
-        kind = StratifiedKFold if classifier else KFold
-        cv = kind(cv, shuffle=True, random_state=random_state)
-    splitter: Any = check_cv(cv, y, classifier=classifier)
-    return list(splitter.split(X, y))
 
 
 def fold_tasks(

@@ -19,11 +19,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
+from dgating.estimators._folds import scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
-from dgating.estimators._linear_folds import splits_of
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
-from dgating.paths._budget import budget_path
 from dgating.paths._cross_validation import kept_path
 from dgating.paths._data import BLOCK
 from dgating.paths._grid import lam_grid
@@ -154,16 +153,13 @@ class SinglePath(NetworkBase):
         made = scaled(X, y, rows, self.standardize)
         common: dict[str, Any] = {"validation": self._held(len(X)), "callback": self._report()}
         if self.n_groups is not None:
-            path = budget_path(
-                setup.build, made.data, n_groups=self.n_groups, groups=setup.groups, depth=setup.depth,
-                seed=setup.seed, **common, **setup.options,
-            )  # fmt: skip
+            path = setup.budget_path(made, self.n_groups, **common)
             return self._finish(setup, found, made, path, path[-1])
         if self.lam is not None:
             common["validation"] = None
-            path = setup.path(made.data, self._way_to(float(self.lam)), **common)
+            path = setup.path(made, made.data, self._way_to(float(self.lam)), **common)
             return self._finish(setup, found, made, path, path[-1])
-        path = setup.path(made.data, None, **common)
+        path = setup.path(made, made.data, None, **common)
         return self._finish(setup, found, made, path, path.select(self.rule, within=self.within))
 
     def _held(self, n: int) -> float:
@@ -206,10 +202,12 @@ class CrossValidatedNetwork(NetworkBase):
                 "estimator": type(self).__name__, "data": fingerprint(X, y, rows), "groups": fingerprint(found.labels),
                 "splits": fingerprint(*(part for split in splits for part in split)), "lams": lams,
                 "network": [setup.hidden, setup.activation, setup.depth, setup.seed], "options": setup.options,
-                "standardize": self.standardize, "scoring": str(self.scoring),
+                "standardize": self.standardize, "scoring": scoring_name(self.scoring),
             }  # fmt: skip
             place = claim(Path(self.folder), settings)
-        path = kept_path(place, THREADS, lambda: setup.path(made.data, lams, validation=None, callback=self._report()))
+        path = kept_path(
+            place, THREADS, lambda: setup.path(made, made.data, lams, validation=None, callback=self._report())
+        )
         path = replace(path, model=setup.build())  # one from the folder has none
         judge = (
             None if self.scoring is None else _Judge(get_scorer(self.scoring), self._template(X), X, self._as_given(y))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dgating._groups import Groups
+from dgating.paths._budget import budget_path
 from dgating.paths._cross_validation import padded
 from dgating.paths._data import BLOCK, Data, as_data
 from dgating.paths._path import path
@@ -42,15 +43,35 @@ class Setup:
         """The full network, one output for a class or a target."""
         return network((len(self.labels), *self.hidden, self.n_outputs), self.activation)
 
+    def without(self, constant: Tensor) -> nn.Sequential:
+        """The same, blind to columns that are constant: no gradient would ever tell that they do not matter."""
+        made = self.build()
+        with torch.no_grad():
+            made[0].weight[:, constant] = 0  # type: ignore[index]
+        return made
+
     def groups(self, model: nn.Module) -> Groups:
         """The columns of the first layer."""
         return by_labels(model[0], torch.as_tensor(self.labels), group_name=INPUTS)  # type: ignore[index]
 
-    def path(self, data: Data, lams: Any, **options: Any) -> RegularizationPath:
-        """:func:`path` of this network."""
+    def path(self, made: Scaled, data: Data, lams: Any, **options: Any) -> RegularizationPath:
+        """:func:`path` of this network on rows of a scaled table."""
         return path(
-            self.build, data, lams, groups=self.groups, depth=self.depth, seed=self.seed, **{**self.options, **options}
+            lambda: self.without(made.constant),
+            data,
+            lams,
+            groups=self.groups,
+            depth=self.depth,
+            seed=self.seed,
+            **{**self.options, **options},
         )
+
+    def budget_path(self, made: Scaled, n_groups: int, **options: Any) -> RegularizationPath:
+        """:func:`budget_path` of this network on a scaled table, to exactly so many groups."""
+        return budget_path(
+            lambda: self.without(made.constant), made.data, n_groups=n_groups, groups=self.groups, depth=self.depth,
+            seed=self.seed, **self.options, **options,
+        )  # fmt: skip
 
 
 def network(sizes: tuple[int, ...], activation: str) -> nn.Sequential:
@@ -72,12 +93,14 @@ class Scaled:
     Attributes:
         data: standardised when rows are taken out of it; the table itself is not copied.
         centre: ``(p,)`` what is taken off the columns, ``factor`` what they are multiplied with then.
+        constant: ``(p,)`` which of them are the same in every row.
         target_centre: ``(k,)``, likewise for numeric targets.
     """
 
     data: Data
     centre: Tensor
     factor: Tensor
+    constant: Tensor
     target_centre: np.ndarray
     target_scale: np.ndarray
 
@@ -101,10 +124,8 @@ def scaled(
     centre, factor = (torch.as_tensor(v).to(torch.get_default_dtype()) for v in (centre, factor))
     target = _target(y, target_centre, target_scale)
     rows = as_data((X, target) if (weight == 1).all() else (X, target, weight))
-    return Scaled(
-        Data(rows.inputs, rows.target, rows.weight, scaling=(centre, factor)), centre, factor, target_centre,
-        target_scale,
-    )  # fmt: skip
+    data = Data(rows.inputs, rows.target, rows.weight, scaling=(centre, factor))
+    return Scaled(data, centre, factor, torch.as_tensor(spread == 0), target_centre, target_scale)
 
 
 def _target(y: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> Tensor:
@@ -139,5 +160,5 @@ def fold(
     def score(output: Tensor, target: Tensor) -> float:
         return float(judge(output.double().cpu().numpy() * made.target_scale + made.target_centre, test))  # type: ignore[misc]
 
-    found = setup.path(rows, lams, validation=held, score=score if judge else None, states=False)
+    found = setup.path(made, rows, lams, validation=held, score=score if judge else None, states=False)
     return padded(found, len(lams))

@@ -1,0 +1,24 @@
+"""What every cross-validated estimator shares: the folds, and the name of a scorer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import KFold, StratifiedKFold, check_cv
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def splits_of(cv: Any, X: np.ndarray, y: np.ndarray, classifier: bool, random_state: Any) -> list[Split]:
+    """Training and test rows of every fold; an int is shuffled if there is a ``random_state``."""
+    if isinstance(cv, int) and random_state is not None:
+        kind = StratifiedKFold if classifier else KFold
+        cv = kind(cv, shuffle=True, random_state=random_state)
+    splitter: Any = check_cv(cv, y, classifier=classifier)
+    return list(splitter.split(X, y))
+
+
+def scoring_name(scoring: Any) -> str:
+    """A name that is the same in the next process, for the settings of a folder."""
+    return f"{scoring.__module__}.{scoring.__qualname__}" if hasattr(scoring, "__qualname__") else str(scoring)

@@ -38,6 +38,9 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.compaction_speed
 	$(BIN)/python -m benchmarks.compaction_peers
 	$(BIN)/python -m benchmarks.minilm_compaction
+	$(BIN)/python -m benchmarks.group_lasso_path
+	$(BIN)/python -m benchmarks.linear_selection
+	$(BIN)/python -m benchmarks.tall_table
 
 # torch alone and pinned first, so that nothing after it can resolve another build.
 $(STAMP): pyproject.toml constraints.txt

@@ -94,6 +94,22 @@ def test_dask_gives_the_same_numbers(found):
         assert same(cross_validate_path(mlp, classes(), LAMS, folds=4, **FAST), found)
 
 
+@pytest.mark.slow  # Ray is not among the development packages
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_numbers(found):
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    environment = {"env_vars": {"PYTHONPATH": str(Path(__file__).parent)}}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env=environment)
+    try:
+        register_ray()
+        with joblib.parallel_config("ray", n_jobs=2):
+            assert same(cross_validate_path(mlp, classes(), LAMS, folds=4, **FAST), found)
+    finally:
+        ray.shutdown()
+
+
 SCRIPT = """
 import sys; sys.path.insert(0, {tests!r})
 from test_cross_validation import FAST, LAMS, classes, cross_validate_path, mlp

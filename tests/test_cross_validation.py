@@ -182,7 +182,7 @@ def test_refused(options, error, message):
         cross_validate_path(mlp, classes(), **{"lams": LAMS, **FAST, **options})
 
 
-def test_a_table_on_disk_is_not_copied(tmp_path):
+def test_a_table_on_disk_is_not_copied(tmp_path, monkeypatch):
     """Neither the check, nor the folds, nor the first columns that leave double a table that is mapped."""
     from dgating.paths._data import as_data
 
@@ -196,7 +196,11 @@ def test_a_table_on_disk_is_not_copied(tmp_path):
     part = rows.view(torch.arange(200)).columns(torch.arange(1, 12))
     assert rows.inputs[0].data_ptr() == part.inputs[0].data_ptr() == start
     assert torch.equal(part.rows(torch.tensor([5, 7])).inputs[0], x[[5, 7], 1:])
+    monkeypatch.setattr("dgating.paths._data.BLOCK", 12 * 64)
     assert torch.equal(part.columns(torch.tensor([0, 2])).inputs[0], x[:200][:, [1, 3]])
+    few = part.columns(torch.tensor([0, 2]))  # a copy of its own, made in blocks
+    assert few.index is few.keep is None
+    assert torch.equal(few.target, y[:200])
     net = nn.Linear(12, 1)
     assert same(
         cross_validate_path(net, (mapped, y.numpy()), LAMS, folds=3, n_jobs=2, **FAST),

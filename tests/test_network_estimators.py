@@ -66,7 +66,7 @@ def test_only_the_columns_that_matter_are_read(kind):
     X, y = nonlinear()
     if "Classifier" in kind.__name__:
         y = np.array(["low", "high"])[(y > np.median(y)).astype(int)]
-    model = estimator(kind, steps=30, rule="1se").fit(X, y)
+    model = estimator(kind, steps=30, relax_steps=50, rule="1se").fit(X, y)
     support = model.get_support()
     assert support[[1, 4]].all()
     assert support.sum() < 10
@@ -119,8 +119,17 @@ def test_the_strength_of_the_rule_by_hand(scoring):
     chosen = max(i for i in range(4) if means[i] >= means[best] - error)
     assert model.best_index_ == chosen
     assert model.lam_ == model.lams_[chosen]
-    if scoring == "neg_log_loss":
+    if scoring != "balanced_accuracy":
         assert (model.scores_ < 0).all()
+
+
+def test_the_default_score_is_the_log_loss():
+    X, y = load_iris(return_X_y=True)
+    options = {"cv": 3, "lams": [0.02, 0.1, 0.4, 1.5]}
+    a, b = (estimator(DGatedClassifierCV, **options, scoring=s).fit(X, y) for s in (None, "neg_log_loss"))
+    assert np.allclose(a.scores_, b.scores_, atol=1e-5)
+    a, b = (estimator(DGatedRegressorCV, **options, scoring=s).fit(X[:, 1:], X[:, 0]) for s in (None, "r2"))
+    assert np.allclose(a.scores_, b.scores_, atol=1e-5)
 
 
 def test_a_fold_is_a_fit_without_its_rows():

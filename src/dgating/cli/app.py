@@ -86,6 +86,65 @@ def inspect_command(
         inspect(file)
 
 
+@app.command(name="select")
+def select_command(
+    table: Annotated[Path, typer.Argument(help="A .csv, .tsv or .parquet file with a line of names.")],
+    target: Annotated[str, typer.Option(help="The column to predict.")],
+    out: Annotated[Path, typer.Option(help="Folder for the report; it must not exist, or be empty.")] = Path("report"),
+    task: Annotated[
+        str | None, typer.Option(help="classification or regression; by default what the target looks like.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="linear, or network (finds effects that are not linear).")] = "linear",
+    hidden: Annotated[list[int] | None, typer.Option(min=1, help="Width of a hidden layer, 100. Repeatable.")] = None,
+    depth: Annotated[int, typer.Option(min=2, help="Depth D: the penalty is lam * sum ||W_j||^(2/D).")] = 3,
+    rule: Annotated[
+        str, typer.Option(help="1se: few features; best: the best score; within: 0.01 below the best.")
+    ] = "1se",
+    n_features: Annotated[int | None, typer.Option(min=1, help="At most so many; the best score of these.")] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Of the cross-validation.")] = 5,
+    test: Annotated[float, typer.Option(help="Share of the rows held back for a test, 0 for none.")] = 0.2,
+    drop: Annotated[list[str] | None, typer.Option(help="A column to leave out. Repeatable.")] = None,
+    categorical: Annotated[list[str] | None, typer.Option(help="A column to read as a category. Repeatable.")] = None,
+    dates: Annotated[str, typer.Option(help="refuse, or derive: year, month, day of the week.")] = "refuse",
+    missing: Annotated[list[str] | None, typer.Option(help="A word for a missing value, as ?. Repeatable.")] = None,
+    separator: Annotated[str | None, typer.Option(help="Between fields; by default that of the header.")] = None,
+    decimal: Annotated[str, typer.Option(help="The decimal mark.")] = ".",
+    jobs: Annotated[int, typer.Option(help="Processes, -1 for one a core; the result is the same.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Of test rows, folds and weights.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier report.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Find the columns of a table that predict one of them, and write a report."""
+    from dgating.cli.select import need, select
+
+    with _one_line():
+        need("select", "pandas", "sklearn", "matplotlib")
+        from dgating.tables._read import Reading
+        from dgating.tables._select import Settings
+
+        settings = Settings(
+            target, task, model, depth, rule, n_features, folds, test, tuple(hidden or (100,)), tuple(drop or ()),
+            tuple(categorical or ()), dates, seed, jobs, Reading(separator, decimal, tuple(missing or ())),
+        )  # fmt: skip
+        select(table, out, settings, force=force, quiet=quiet)
+
+
+@app.command(name="predict")
+def predict_command(
+    report: Annotated[Path, typer.Argument(help="A folder that dgating select wrote.")],
+    table: Annotated[Path, typer.Argument(help="A table with the selected columns; others do not matter.")],
+    out: Annotated[Path, typer.Option(help="The .csv file to write.")],
+    separator: Annotated[str | None, typer.Option(help="Between fields; by default that of the header.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
+) -> None:
+    """Predict the rows of a table with the model of a report."""
+    from dgating.cli.select import need, predict
+
+    with _one_line():
+        need("predict", "pandas", "sklearn")
+        predict(report, table, out, separator=separator, quiet=quiet)
+
+
 @contextmanager
 def _one_line() -> Iterator[None]:
     """Mistakes of the user are one line and exit code 2."""

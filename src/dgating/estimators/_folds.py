@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 
+THREADS = 1  # of cross-validation, in every process: results do not depend on how many there are
 Split = tuple[np.ndarray, np.ndarray]
 
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import scoring_name, splits_of
+from dgating.estimators._folds import THREADS, scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
 from dgating.estimators._linear_folds import fold_tasks
@@ -23,7 +23,7 @@ from dgating.paths._condense import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._linear_data import LossName
 from dgating.paths._rules import RULES, choose, standard_errors
-from dgating.paths._tasks import fingerprint, run_tasks
+from dgating.paths._tasks import fingerprint, run_tasks, some_threads
 
 DEFAULT_SHARE = 0.05  # of lam_max, for lam=None
 
@@ -219,6 +219,7 @@ class CrossValidated(LinearBase):
         results = run_tasks(
             tasks,
             n_jobs=self.n_jobs,
+            threads=THREADS,
             folder=self.folder,
             settings=None if self.folder is None else self._settings(X, y, rows, found, lams, splits, scoring),
             progress="cross-validation" if self.verbose else None,
@@ -228,7 +229,9 @@ class CrossValidated(LinearBase):
         self.standard_errors_ = standard_errors(self.scores_)
         self.n_groups_ = np.stack([r["n_groups"] for r in results])
         self.best_index_ = choose(self.scores_, self.rule, self.within)
-        return self._finish(found, table, table.path(lams), self.best_index_)
+        with some_threads(THREADS):
+            path = table.path(lams)
+        return self._finish(found, table, path, self.best_index_)
 
     def _grid(self, table: Standardized) -> list[float]:
         if isinstance(self.lams, Integral):

@@ -356,7 +356,8 @@ class DGatedClassifierCV(CrossValidatedNetwork, NetworkClassification):
             its standard error over the folds. ``"within"``: minus ``within``.
         within: in units of the score.
         cv: number of folds (rows are shuffled), a splitter or an iterable of index pairs, as in scikit-learn.
-        scoring: a scorer of scikit-learn or its name; ``None`` is the accuracy.
+        scoring: a scorer of scikit-learn or its name; ``None`` is minus the log loss, which tells strengths apart
+            better than the accuracy.
         n_jobs: folds at a time, as in joblib.
         folder: where finished folds are kept, and found again by the next fit with the same data and settings.
         groups: as in :class:`DGatedLinearRegressor`.

@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import scoring_name, splits_of
+from dgating.estimators._folds import THREADS, scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
@@ -30,7 +30,6 @@ from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._rules import RULES, choose, standard_errors
 from dgating.paths._tasks import Task, claim, fingerprint, run_tasks
 
-THREADS = 1  # of cross-validation, in every process: results do not depend on how many there are
 GENTLE = 40  # strengths on the way to one that was given
 GENTLE_FROM = 0.01  # where that way begins, as a share
 

@@ -16,6 +16,7 @@ from dgating._groups import Groups
 from dgating.paths._budget import budget_path
 from dgating.paths._cross_validation import padded
 from dgating.paths._data import BLOCK, Data, as_data
+from dgating.paths._objective import log_likelihood, r2
 from dgating.paths._path import path
 from dgating.paths._result import RegularizationPath
 from dgating.paths._tasks import Result
@@ -151,14 +152,18 @@ def fold(
 ) -> Result:  # fmt: skip
     """Scores and numbers of groups ``(L,)`` of a path without some rows.
 
-    ``judge(outputs, test)`` scores the outputs ``(n, k)`` for the rows left out, in the units of the targets.
+    ``judge(outputs, test)`` scores the outputs ``(n, k)`` for the rows left out, in the units of the targets; ``None``
+    is minus the log loss, or R².
     """
     made = scaled(X, y, weight, standardize, train)
     rows = made.data.view(torch.as_tensor(train))
     held = made.data.view(torch.as_tensor(test))
 
-    def score(output: Tensor, target: Tensor) -> float:
-        return float(judge(output.double().cpu().numpy() * made.target_scale + made.target_centre, test))  # type: ignore[misc]
+    def score(output: Tensor, target: Tensor) -> float | Tensor:
+        if judge is not None:
+            return float(judge(output.double().cpu().numpy() * made.target_scale + made.target_centre, test))
+        # the accuracy tells strengths apart in steps of a row, and its standard error may be zero by chance
+        return r2(output, target) if target.is_floating_point() else log_likelihood(output, target)
 
-    found = setup.path(made, rows, lams, validation=held, score=score if judge else None, states=False)
+    found = setup.path(made, rows, lams, validation=held, score=score, states=False)
     return padded(found, len(lams))

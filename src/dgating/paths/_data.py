@@ -68,7 +68,16 @@ class Data:
         """The same, copied once these columns are at most half of all and not more than ``COPY`` numbers."""
         made = self.narrow(chosen)
         few = 2 * made.width <= self.inputs[0].shape[1] and len(made) * made.width <= COPY
-        return made.rows() if few else made
+        return made.copied() if few else made
+
+    def copied(self) -> Data:
+        """A table of its own with these rows and columns, filled a block at a time."""
+        x, n = self.inputs[0], len(self)
+        first = torch.empty((n, self.width), dtype=x.dtype, device=x.device)
+        for part in torch.arange(n, device=x.device).split(max(1, BLOCK // x.shape[1])):
+            first[part] = self.rows(part).inputs[0]
+        rest = self.inputs[1:] if self.index is None else tuple(t[self.index] for t in self.inputs[1:])
+        return Data((first, *rest), self.target, self.weight)
 
     def to(self, device: torch.device | str) -> Data:
         def moved(t: Tensor | None) -> Tensor | None:

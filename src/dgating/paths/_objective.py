@@ -48,6 +48,11 @@ def r2(output: Tensor, target: Tensor) -> Tensor:
     return torch.where(total > 0, 1 - errors * len(target) / total, (errors == 0).double())
 
 
+def log_likelihood(output: Tensor, target: Tensor) -> Tensor:
+    """``(n,)`` logarithms of the chance that the logits give the class; minus the log loss."""
+    return -cross_entropy(output, target).double()
+
+
 def judged(score: Score, output: Tensor, target: Tensor) -> tuple[float, float]:
     """The score, and its standard error where there is one number a row."""
     value = score(output, target)

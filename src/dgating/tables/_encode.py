@@ -119,4 +119,6 @@ def _measured(kind: str, series: pd.Series) -> np.ndarray:
     if kind != DATE:
         return numbers(series)[:, None]
     when = dates(series).dt
-    return np.stack([p.to_numpy(dtype=np.float64, na_value=np.nan) for p in (when.year, when.month, when.dayofweek)], 1)
+    return np.stack(
+        [p.to_numpy(dtype=np.float64, na_value=np.nan) for p in (when.year, when.month, when.day_of_week)], 1
+    )

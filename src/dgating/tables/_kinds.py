@@ -6,6 +6,7 @@ values; text that reads like dates is a date; text with almost as many values as
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +59,8 @@ def column_of(series: pd.Series, *, categorical: bool = False) -> Column:
         _check_range(numbers(series), name)
     elif kind == "identifier":
         raise ValueError(
-            f"{name!r} is text with {len(values)} values in {len(present)} rows, it names the rows: --drop {_quoted(name)}"
-            f" (or --categorical {_quoted(name)})"
+            f"{name!r} is text with {len(values)} values in {len(present)} rows, it names the rows (if not: "
+            f"--categorical {quoted(name)})"
         )
     return Column(name, kind, text, len(values), len(series) - len(present))
 
@@ -71,10 +72,11 @@ def numbers(series: pd.Series) -> np.ndarray:
         ValueError: values that are no numbers.
     """
     try:
-        return pd.to_numeric(series).to_numpy(dtype=np.float64, na_value=np.nan)
+        read: Any = pd.to_numeric(series)
+        return read.to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError):
-        present = series.dropna()
-        wrong = present[pd.to_numeric(present, errors="coerce").isna()]
+        read = pd.to_numeric(series, errors="coerce")
+        wrong = series.loc[read.isna() & series.notna()]
         example = repr(wrong.iloc[0]) if len(wrong) else f"values of type {series.dtype}"
         raise ValueError(f"{str(series.name)!r}: expected numbers, received {example}.") from None
 
@@ -129,8 +131,7 @@ def _stored(series: pd.Series) -> str:
     }  # fmt: skip
     if inferred not in kinds:
         raise ValueError(
-            f"{str(series.name)!r} holds values of kind {inferred!r}, expected numbers, text, booleans or dates: "
-            f"--drop {_quoted(str(series.name))}"
+            f"{str(series.name)!r} holds values of kind {inferred!r}, expected numbers, text, booleans or dates"
         )
     return kinds[inferred]
 
@@ -138,7 +139,8 @@ def _stored(series: pd.Series) -> str:
 def _kind_of_text(present: pd.Series) -> str:
     name, words = str(present.name), pd.Series(present.unique(), dtype=str)
     if len(words) > FEW:
-        _check_numbers(name, words, pd.to_numeric(words, errors="coerce").notna().to_numpy())
+        read: Any = pd.to_numeric(words, errors="coerce")
+        _check_numbers(name, words, read.notna().to_numpy())
         if float(words.str.fullmatch(r"[-+]?\d+,\d+").mean()) >= MIXED:
             raise ValueError(f"{name!r} has numbers with decimal commas, such as {words[0]!r}: --decimal ,")
     if len(words) and bool(words.str.fullmatch(DATES).all()):
@@ -150,8 +152,8 @@ def _check_numbers(name: str, words: pd.Series, good: np.ndarray) -> None:
     if MIXED <= good.mean() < 1:
         wrong = [str(w) for w in words[~good][:3]]
         raise ValueError(
-            f"{name!r} has {int(good.sum())} different numbers and {', '.join(map(repr, wrong))}: correct these, or say "
-            f"that they are missing: {' '.join(f'--missing {_quoted(w)}' for w in wrong)}"
+            f"{name!r} has {int(good.sum())} different numbers and {', '.join(map(repr, wrong))}: correct these, or "
+            f"say that they are missing: {' '.join(f'--missing {quoted(w)}' for w in wrong)}"
         )
 
 
@@ -160,7 +162,7 @@ def _check_range(values: np.ndarray, name: str) -> None:
     if wrong:
         raise ValueError(
             f"{name!r} has {wrong} infinite values (or beyond ±{LARGEST:.0e}): replace them by numbers or leave them "
-            f"empty, or --drop {_quoted(name)}"
+            "empty"
         )
 
 
@@ -168,5 +170,6 @@ def _word(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _quoted(word: str) -> str:
-    return f"'{word}'" if not word.replace("_", "").isalnum() else word
+def quoted(word: str) -> str:
+    """A word of a command line."""
+    return shlex.quote(word)

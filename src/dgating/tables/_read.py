@@ -88,12 +88,14 @@ def _parquet(path: Path) -> pd.DataFrame:
         import pyarrow.parquet
     except ImportError as error:
         raise ImportError(
-            f"{path.name!r}: Parquet files need pyarrow: pip install \"dgating[tables]\", or save the table as CSV."
+            f'{path.name!r}: Parquet files need pyarrow: pip install "dgating[tables]", or save the table as CSV.'
         ) from error
     try:
         head: Any = pyarrow.parquet.read_metadata(path)
         check_memory(
-            8.0 * PER_BYTE * head.num_rows * head.num_columns, f"{path.name!r}", "take fewer columns or a sample of rows"
+            8.0 * PER_BYTE * head.num_rows * head.num_columns,
+            f"{path.name!r}",
+            "take fewer columns or a sample of rows",
         )
         _check_names([head.schema.column(i).path for i in range(head.num_columns)], path)
         return pd.read_parquet(path, engine="pyarrow")
@@ -112,9 +114,14 @@ def _text(path: Path, how: Reading, text: Sequence[str]) -> pd.DataFrame:
         if b"\0" in file.read(2**16):
             raise ValueError(f"{path.name!r} is not a text file in UTF-8 (it has zero bytes); save the table as CSV.")
     try:
-        separator = how.separator or ("\t" if path.suffix.lower() == ".tsv" else _separator(path))
-        header = _header(path, separator)
+        separator = _separator(path, how.separator)
+        header, first = _lines(path, separator)
         _check_names(header, path)
+        if len(first) > len(header):  # pandas would take the first field for the name of the row
+            raise ValueError(
+                f"{path.name!r}: its first row has {len(first)} fields, expected {len(header)} as in the header; name "
+                "every column."
+            )
         frame = pd.read_csv(
             path, sep=separator, decimal=how.decimal, na_values=list(how.missing), encoding="utf-8-sig",
             skipinitialspace=True, low_memory=False, dtype=dict.fromkeys(text, str),
@@ -124,23 +131,27 @@ def _text(path: Path, how: Reading, text: Sequence[str]) -> pd.DataFrame:
             f"{path.name!r}: expected text in UTF-8, received another encoding (byte {error.start}); convert it, for "
             f"example by: iconv -f latin1 -t utf-8 {path.name} > new.csv"
         ) from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error, StopIteration) as error:
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, csv.Error) as error:
         raise ValueError(f"{path.name!r} cannot be read as a table: {_first_line(error)}") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError(
-            f"{path.name!r}: its rows have more fields than the {len(header)} names in the header; name every column."
-        )
     return frame
 
 
-def _separator(path: Path) -> str:
-    return max(SEPARATORS, key=lambda s: len(_header(path, s)))  # the first of equals
+def _separator(path: Path, given: str | None) -> str:
+    if given is not None:
+        given = "\t" if given in ("tab", "\\t") else given  # as one writes it in a shell
+        if len(given) != 1:
+            raise ValueError(f"--separator: expected one character, or tab, received {given!r}.")
+        return given
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    return max(SEPARATORS, key=lambda s: len(_lines(path, s)[0]))  # the first of equals
 
 
-def _header(path: Path, separator: str) -> list[str]:
+def _lines(path: Path, separator: str) -> tuple[list[str], list[str]]:
+    """Header and first row."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, delimiter=separator, skipinitialspace=True)
-        return next((line for line in lines if line), [])
+        lines = (line for line in csv.reader(file, delimiter=separator, skipinitialspace=True) if line)
+        return next(lines, []), next(lines, [])
 
 
 def _first_line(error: BaseException) -> str:

@@ -130,7 +130,8 @@ class DGatedRegressor(SinglePath, NetworkRegression):
 class DGatedClassifier(SinglePath, NetworkClassification):
     r"""A network (MLP) for classification whose inputs are selected, for scikit-learn.
 
-    As :class:`DGatedRegressor` with the cross entropy of one logit a class, and the accuracy as the score.
+    As :class:`DGatedRegressor` with the cross entropy of one logit a class; a rule chooses by minus the log loss, which
+    tells strengths apart better than the accuracy.
 
     Args:
         hidden_layer_sizes: widths of the hidden layers.
@@ -138,7 +139,7 @@ class DGatedClassifier(SinglePath, NetworkClassification):
         lam: strength λ, reached gently; all rows are trained on.
         n_groups: keep exactly so many groups.
         rule: ``"best"``, ``"1se"`` or ``"within"``, on the rows held back.
-        within: in units of the score, accuracy.
+        within: in units of the score, minus the log loss.
         validation_fraction: share of the rows held back, classes spread evenly.
         groups: as in :class:`DGatedLinearRegressor`.
         activation: as in :class:`DGatedRegressor`.

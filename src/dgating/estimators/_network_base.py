@@ -21,7 +21,7 @@ from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
 from dgating.estimators._folds import THREADS, scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
-from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fold, network, scaled
+from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fitness, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
 from dgating.paths._cross_validation import kept_path
 from dgating.paths._data import BLOCK
@@ -150,7 +150,7 @@ class SinglePath(NetworkBase):
         X, y, rows = self._read(X, y, sample_weight)
         setup, found = self._setup(X, y)
         made = scaled(X, y, rows, self.standardize)
-        common: dict[str, Any] = {"validation": self._held(len(X)), "callback": self._report()}
+        common: dict[str, Any] = {"validation": self._held(len(X)), "score": fitness, "callback": self._report()}
         if self.n_groups is not None:
             path = setup.budget_path(made, self.n_groups, **common)
             return self._finish(setup, found, made, path, path[-1])

@@ -146,6 +146,14 @@ def _moments(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return mean, np.where(square > (1e-7 * np.abs(mean)) ** 2, np.sqrt(square), 0.0)
 
 
+def fitness(output: Tensor, target: Tensor) -> Tensor:
+    """``(n,)`` what strengths are chosen by: R² of numbers, minus the log loss of classes.
+
+    The accuracy tells strengths apart in steps of a row, and where no row is wrong its standard error is zero.
+    """
+    return r2(output, target) if target.is_floating_point() else log_likelihood(output, target)
+
+
 def fold(
     X: np.ndarray, y: np.ndarray, weight: np.ndarray, lams: list[float], train: np.ndarray, test: np.ndarray,
     setup: Setup, standardize: bool, judge: Callable[..., Any] | None,
@@ -162,8 +170,7 @@ def fold(
     def score(output: Tensor, target: Tensor) -> float | Tensor:
         if judge is not None:
             return float(judge(output.double().cpu().numpy() * made.target_scale + made.target_centre, test))
-        # the accuracy tells strengths apart in steps of a row, and its standard error may be zero by chance
-        return r2(output, target) if target.is_floating_point() else log_likelihood(output, target)
+        return fitness(output, target)
 
     found = setup.path(made, rows, lams, validation=held, score=score, states=False)
     return padded(found, len(lams))

@@ -118,7 +118,7 @@ def lassonet(data: Split, seed: int) -> Found:
         begin = time.perf_counter()
         kept = model.model.input_mask().cpu()
         if int(kept.sum()) <= 2 * max(KS):
-            points.append((kept.nonzero()[:, 0], float((model.predict(X_test) == y_test.numpy()).mean())))
+            points.append((kept.nonzero()[:, 0], float((np.asarray(model.predict(X_test)) == y_test.numpy()).mean())))
         spent += time.perf_counter() - begin
 
     start = time.perf_counter()

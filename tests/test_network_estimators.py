@@ -22,7 +22,7 @@ from dgating.estimators._network import DGatedClassifier, DGatedClassifierCV, DG
 
 QUICK = {"hidden_layer_sizes": (16,), "dense_steps": 60, "steps": 10, "relax_steps": 20, "random_state": 0}
 # for the conventions, which fit some hundred models
-QUICKEST = {**QUICK, "steps": 4, "relax_steps": 0}
+QUICKEST = {**QUICK, "hidden_layer_sizes": (8,), "dense_steps": 40, "steps": 3, "relax_steps": 0}
 SINGLE = [DGatedClassifier, DGatedRegressor]
 EVERY = [*SINGLE, DGatedClassifierCV, DGatedRegressorCV]
 

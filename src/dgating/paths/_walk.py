@@ -82,6 +82,7 @@ class Walk:
         self.began = time.perf_counter()
         self.threshold = math.nan
         self.alive = sum(self.small.counts.values())
+        self._flops: int | None = None  # until something is cut out
 
     def copy(self) -> Walk:
         """Another walk that goes on from here alike, for a way back."""
@@ -134,7 +135,7 @@ class Walk:
     def drop(self, dead: dict[str, torch.Tensor]) -> None:
         """Make groups zero for good."""
         if self.small.drop(dead):
-            self.trainer = self._trainer(self.small.model)
+            self.trainer, self._flops = self._trainer(self.small.model), None
         self.alive = sum(int((n > 0).sum()) for n in self.small.norms().values())
 
     def point(self, lam: float, value: float, steps: int) -> PathPoint:
@@ -168,14 +169,16 @@ class Walk:
     @torch.no_grad()
     def flops(self) -> int:
         """Of one row, two for a multiply-add."""
-        training = self.small.model.training
-        self.small.model.eval()
-        try:
-            with FlopCounterMode(display=False) as counter:
-                self.small.model(*self.small.data.rows(slice(1)).inputs)
-        finally:
-            self.small.model.train(training)
-        return counter.get_total_flops()
+        if self._flops is None:
+            training = self.small.model.training
+            self.small.model.eval()
+            try:
+                with FlopCounterMode(display=False) as counter:
+                    self.small.model(*self.small.data.rows(slice(1)).inputs)
+            finally:
+                self.small.model.train(training)
+            self._flops = counter.get_total_flops()
+        return self._flops
 
     def _train(self) -> tuple[float, int]:
         """Mean loss of the last steps, and how many there were."""

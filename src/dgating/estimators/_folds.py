@@ -1,4 +1,4 @@
-"""What every cross-validated estimator shares: the folds, and the name of a scorer."""
+"""What every cross-validated estimator shares: the folds, their scores, and the name of a scorer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
+
+from dgating.paths._rules import choose, standard_errors
+from dgating.paths._tasks import Result
 
 THREADS = 1  # of cross-validation, in every process: results do not depend on how many there are
 Split = tuple[np.ndarray, np.ndarray]
@@ -18,6 +21,15 @@ def splits_of(cv: Any, X: np.ndarray, y: np.ndarray, classifier: bool, random_st
         cv = kind(cv, shuffle=True, random_state=random_state)
     splitter: Any = check_cv(cv, y, classifier=classifier)
     return list(splitter.split(X, y))
+
+
+def keep_scores(estimator: Any, lams: list[float], results: list[Result]) -> None:
+    """Store what the folds found on the estimator, and the index that its rule takes."""
+    estimator.lams_ = np.array(lams)
+    estimator.scores_ = np.stack([r["scores"] for r in results])
+    estimator.standard_errors_ = standard_errors(estimator.scores_)
+    estimator.n_groups_ = np.stack([r["n_groups"] for r in results])
+    estimator.best_index_ = choose(estimator.scores_, estimator.rule, estimator.within)
 
 
 def scoring_name(scoring: Any) -> str:

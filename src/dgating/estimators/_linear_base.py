@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import THREADS, scoring_name, splits_of
+from dgating.estimators._folds import THREADS, keep_scores, scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
 from dgating.estimators._linear_folds import fold_tasks
@@ -22,7 +22,7 @@ from dgating.estimators._selector import GroupSelectorMixin
 from dgating.paths._condense import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._linear_data import LossName
-from dgating.paths._rules import RULES, choose, standard_errors
+from dgating.paths._rules import RULES
 from dgating.paths._tasks import fingerprint, run_tasks, some_threads
 
 DEFAULT_SHARE = 0.05  # of lam_max, for lam=None
@@ -195,6 +195,7 @@ class CrossValidated(LinearBase):
     scoring: Any
     n_jobs: int | None
     folder: Any
+    best_index_: int
     random_state: Any
     _default_scoring: str
     _single: type[LinearBase]
@@ -224,11 +225,7 @@ class CrossValidated(LinearBase):
             settings=None if self.folder is None else self._settings(X, y, rows, found, lams, splits, scoring),
             progress="cross-validation" if self.verbose else None,
         )
-        self.lams_ = np.array(lams)
-        self.scores_ = np.stack([r["scores"] for r in results])
-        self.standard_errors_ = standard_errors(self.scores_)
-        self.n_groups_ = np.stack([r["n_groups"] for r in results])
-        self.best_index_ = choose(self.scores_, self.rule, self.within)
+        keep_scores(self, lams, results)
         with some_threads(THREADS):
             path = table.path(lams)
         return self._finish(found, table, path, self.best_index_)

@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import THREADS, scoring_name, splits_of
+from dgating.estimators._folds import THREADS, keep_scores, scoring_name, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fitness, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
@@ -27,7 +27,7 @@ from dgating.paths._cross_validation import kept_path
 from dgating.paths._data import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._result import PathPoint, RegularizationPath
-from dgating.paths._rules import RULES, choose, standard_errors
+from dgating.paths._rules import RULES
 from dgating.paths._tasks import Task, claim, fingerprint, run_tasks
 
 GENTLE = 40  # strengths on the way to one that was given
@@ -185,6 +185,7 @@ class CrossValidatedNetwork(NetworkBase):
     scoring: Any
     n_jobs: int | None
     folder: Any
+    best_index_: int
 
     def _fit_many(self, X: Any, y: Any, sample_weight: Any) -> Any:
         """The path of all rows, then scores of every fold at its strengths."""
@@ -219,11 +220,7 @@ class CrossValidatedNetwork(NetworkBase):
             tasks, n_jobs=self.n_jobs, threads=THREADS, folder=place, settings=settings,
             progress="cross-validation" if self.verbose else None,
         )  # fmt: skip
-        self.lams_ = np.array(path.lams)
-        self.scores_ = np.stack([r["scores"] for r in results])
-        self.standard_errors_ = standard_errors(self.scores_)
-        self.n_groups_ = np.stack([r["n_groups"] for r in results])
-        self.best_index_ = choose(self.scores_, self.rule, self.within)
+        keep_scores(self, path.lams, results)
         return self._finish(setup, found, made, path, path[self.best_index_])
 
     def _as_given(self, y: np.ndarray) -> np.ndarray:

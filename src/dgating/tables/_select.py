@@ -17,7 +17,6 @@ from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from dgating.estimators._linear import DGatedLinearClassifierCV, DGatedLinearRegressorCV
 from dgating.estimators._network import DGatedClassifierCV, DGatedRegressorCV
 from dgating.paths._rules import RULES, choose, standard_errors
-from dgating.paths._tasks import some_threads
 from dgating.tables._encode import Feature, encode, feature_of, group_labels
 from dgating.tables._kinds import DATE, Column, column_of, counts_rows, quoted
 from dgating.tables._predictor import Predictor
@@ -168,7 +167,7 @@ def select(frame: pd.DataFrame, settings: Settings) -> Selection:
     X, y = rows.X[train], target.y[train]
     cutter = KFold if target.classes is None else StratifiedKFold
     splits = list(cutter(settings.folds, shuffle=True, random_state=settings.seed).split(X, y))
-    with warnings.catch_warnings(record=True) as caught, some_threads(1):  # small matrices are faster in one thread
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit = _fit(X, y, splits, group_labels(features), settings)
     fits = np.array([settings.n_features is None or n <= settings.n_features for n in (fit.norms > 0).sum(1)])

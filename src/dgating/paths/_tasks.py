@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from safetensors.numpy import load, save
 from dgating._config import write_bytes, write_text
 
 Result = dict[str, np.ndarray]
+Item = TypeVar("Item")
 SETTINGS = "settings.json"
 
 # torch's random numbers and number of threads belong to the process: tasks in threads of one process take turns
@@ -69,7 +70,7 @@ def run_tasks(
         if place is not None and (found := _read(place / f"{task.name}.safetensors")) is not None:
             results[i] = found
     left = [i for i in range(len(tasks)) if i not in results]
-    for i, result in _shown(_computed(tasks, left, n_jobs, threads), progress, len(tasks), len(results)):
+    for i, result in shown(_computed(tasks, left, n_jobs, threads), progress, len(tasks), len(results)):
         results[i] = result
         if place is not None:
             write_bytes(place / f"{tasks[i].name}.safetensors", save(result))
@@ -107,9 +108,8 @@ def some_threads(threads: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _shown(
-    results: Iterable[tuple[int, Result]], words: str | None, total: int, done: int
-) -> Iterable[tuple[int, Result]]:
+def shown(results: Iterable[Item], words: str | None, total: int, done: int) -> Iterator[Item]:
+    """The items as they come, with a progress bar on standard error (``words=None``: without)."""
     if words is None:
         yield from results
         return

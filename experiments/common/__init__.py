@@ -1,0 +1,1 @@
+"""What the experiments share: the runner, the report, networks, training, baselines."""

@@ -1,0 +1,40 @@
+"""Means and standard errors over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+
+from experiments.common.experiment import Record
+
+Key = TypeVar("Key")
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    r"""Mean and its standard error :math:`s / \sqrt n` (nan for a single value)."""
+    array = np.array(list(values), dtype=float)
+    error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else math.nan
+    return float(array.mean()), float(error)
+
+
+def shown(values: Iterable[float], digits: int = 3) -> str:
+    """``mean ± standard error``."""
+    mean, error = mean_and_error(values)
+    return f"{mean:.{digits}f}" if math.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def by(records: Sequence[Record], key: Callable[[dict[str, Any]], Key]) -> dict[Key, list[Record]]:
+    """Records with the same ``key(cell)`` together, in their order."""
+    out: dict[Key, list[Record]] = {}
+    for record in records:
+        out.setdefault(key(record.cell), []).append(record)
+    return out
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])

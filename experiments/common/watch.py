@@ -1,0 +1,72 @@
+"""Which groups are gone, and when was it known: the absorption certificate beside a threshold on the norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import dgating as dg
+from dgating._units import units
+
+
+class Watch:
+    """Looks at a gated model in training; give its two methods to ``train``.
+
+    Args:
+        model: gated.
+        lam: the strength of the run.
+        every: steps between two looks.
+        window: of the monitor, steps.
+        threshold: a group is gone when its norm is not above this.
+    """
+
+    def __init__(self, model: nn.Module, lam: float, *, every: int, window: int, threshold: float) -> None:
+        self.model, self.lam, self.every, self.window, self.threshold = model, lam, every, window, threshold
+        self.depth = units(model)[0].depth
+        self.monitor: dg.AbsorptionMonitor | None = None
+        self.steps: list[int] = []
+        self.left: list[Tensor] = []
+        self.certified: list[Tensor] = []
+
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take in the gradients of a step. D = 2 has no certificate, only a screening: nothing to watch there."""
+        if self.depth > 2 and self.lam > 0:
+            self.monitor = self.monitor or dg.AbsorptionMonitor(self.model, self.lam, optimizer, window=self.window)
+            self.monitor.update()
+
+    def on_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Look, now and then."""
+        if step % self.every == 0:
+            self.look(step)
+
+    def look(self, step: int) -> None:
+        """Which groups are left, which are certified."""
+        norms = torch.cat(list(dg.group_norms(self.model).values()))
+        self.steps.append(step)
+        self.left.append((norms > self.threshold).cpu())
+        if self.monitor is not None:
+            self.certified.append(torch.cat(list(self.monitor.absorbed().values())).cpu())
+
+    def found(self) -> dict[str, Any]:
+        """Groups left at the end, certified groups, and the first steps at which either knew the final support.
+
+        ``support_step``: from this look on the threshold shows the support of the last look. ``certified_step``: the
+        first look at which every group that is gone at the end was certified, ``None`` if that never happened.
+        ``certified_above``: groups that were certified at some look and are still above the threshold at the last
+        one: they fall with every further step.
+        """
+        last = self.left[-1]
+        same = [bool(torch.equal(left, last)) for left in self.left]
+        first = next(i for i in range(len(same)) if all(same[i:]))
+        gone = ~last
+        whole = [i for i, known in enumerate(self.certified) if bool(known[gone].all())] if gone.any() else []
+        ever = torch.stack(self.certified).any(0) if self.certified else None
+        return {
+            "left": int(last.sum()),
+            "certified": int(self.certified[-1].sum()) if self.certified else None,
+            "support_step": self.steps[first],
+            "certified_step": self.steps[whole[0]] if whole else None,
+            "certified_above": int((ever & last).sum()) if ever is not None else None,
+        }

@@ -1,0 +1,153 @@
+"""What the stored cells of Fig. 3, 17 and 18 say: decay curves, fitted rates beside 4λ/D and 8λ/D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.plots import COLOURS, figure
+from experiments.common.statistics import by, shown, table
+from experiments.fig03_dynamics.measure import Configuration
+
+
+def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
+    """For every optimizer, λ and D: curves, fitted rates in units of 4λ/D, what is left of the network."""
+    out: Summary = {"sgd": [], "adam": []}
+    grouped = by(records, lambda cell: (cell["optimizer"], cell["lam"], cell["depth"]))
+    for (optimizer, lam, depth), runs in grouped.items():
+        found = [run.found for run in runs]
+        out[optimizer].append({
+            "lam": lam, "depth": depth, "lr": found[0]["lr"], "steps": found[0]["steps"],
+            "curves": [f["curve"] for f in found],
+            "rates": [f["fit"]["rate"] * depth / (4 * lam) for f in found] if found[0]["fit"] else None,
+            "r2": [f["fit"]["r2"] for f in found] if found[0]["fit"] else None,
+            "decades": [float(np.log10(f["curve"][0][1] / max(f["curve"][-1][1], 1e-12))) for f in found],
+            "half": [_half_life(f["curve"]) for f in found],
+            "identity": max(_identity(f["curve"]) for f in found),
+            **{k: [f[k] for f in found] for k in ("accuracy", "left", "support_step", "certified_step", "certified")},
+            "compact": [f["compact"] for f in found],
+        })  # fmt: skip
+    return out
+
+
+def _half_life(curve: list[list[float]]) -> float:
+    """Steps until the gap has fallen to a tenth of its start (nan if it has not)."""
+    return next((step for step, m, _ in curve if m <= 0.1 * curve[0][1]), np.nan)
+
+
+def _identity(curve: list[list[float]]) -> float:
+    """Largest |M - (R - R_w)| in units of the first gap."""
+    return max(abs(m - r) for _, m, r in curve) / curve[0][1]
+
+
+def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
+    """Exponential decay, its dependence on λ and D, and Adam."""
+    out = []
+    if summary["sgd"]:
+        rates = [(r, s["lam"], s["depth"]) for s in summary["sgd"] for r in s["rates"]]
+        inside = [1 <= r <= 2 for r, *_ in rates]
+        r2 = [v for s in summary["sgd"] for v in s["r2"]]
+        outside = ", ".join(
+            f"λ = {lam:g}, D = {d}: {r:.3f}" for (r, lam, d), good in zip(rates, inside, strict=True) if not good
+        )
+        out.append(Verdict(
+            "SGD: L − L_w decays exponentially, at a rate between 4λ/D and 8λ/D", "exponential for every λ and D",
+            f"{sum(inside)} of {len(rates)} runs inside; rates {min(r for r, *_ in rates):.2f} to "
+            f"{max(r for r, *_ in rates):.2f} times 4λ/D, R² of log gap on time at least {min(r2):.3f}",
+            "reproduced" if all(inside) else "partly", f"outside: {outside}" if outside else "",
+        ))  # fmt: skip
+        mean = {(s["lam"], s["depth"]): np.mean(s["rates"]) * 4 * s["lam"] / s["depth"] for s in summary["sgd"]}
+        rising = [
+            mean[a, d] < mean[b, d]
+            for a, b in zip(c.lams, c.lams[1:], strict=False)
+            for d in c.depths
+            if {(a, d), (b, d)} <= mean.keys()
+        ]
+        falling = [
+            mean[a, d] > mean[a, e]
+            for a in c.lams
+            for d, e in zip(c.depths, c.depths[1:], strict=False)
+            if {(a, d), (a, e)} <= mean.keys()
+        ]
+        out.append(Verdict(
+            "the rate increases with λ and decreases with D", "both",
+            f"with λ in {sum(rising)} of {len(rising)} comparisons, with D in {sum(falling)} of {len(falling)}",
+            "reproduced" if all(rising) and all(falling) else "partly",
+        ))  # fmt: skip
+    if summary["adam"]:
+        tenth = {(s["lam"], s["depth"]): float(np.mean(s["half"])) for s in summary["adam"]}
+        reached = sum(np.isfinite(v) for v in tenth.values())
+        spread = _spread(summary["adam"])
+        slower = _spread(summary["sgd"])
+        out.append(Verdict(
+            "Adam: the gap converges, too, with a weaker dependence on D", "yes, not a clean exponential",
+            f"fallen to a tenth in {reached} of {len(tenth)} settings within {c.adam_steps} steps; steps to a tenth, "
+            f"largest over smallest D: {spread:.2f} (Adam), {slower:.2f} (SGD)",
+            "reproduced" if reached == len(tenth) and spread < slower else "partly",
+        ))  # fmt: skip
+    return out
+
+
+def _spread(settings: list[dict[str, Any]]) -> float:
+    """Steps to a tenth at the largest D over those at the smallest, mean over λ."""
+    by_lam: dict[float, dict[int, float]] = {}
+    for s in settings:
+        by_lam.setdefault(s["lam"], {})[s["depth"]] = float(np.mean(s["half"]))
+    ratios = [v[max(v)] / v[min(v)] for v in by_lam.values() if len(v) > 1]
+    ratios = [r for r in ratios if np.isfinite(r)]
+    return float(np.mean(ratios)) if ratios else np.nan
+
+
+def tables(c: Configuration, summary: Summary) -> str:
+    """Rates, then what the run leaves: certificate, threshold, compact network."""
+    rates = table(
+        ["λ", "D", "steps", "rate / (4λ/D)", "R²", "largest defect of (66)"],
+        [(f"{s['lam']:g}", s["depth"], s["steps"], shown(s["rates"]), f"{min(s['r2']):.4f}", f"{s['identity']:.0e}")
+         for s in summary["sgd"]],
+    )  # fmt: skip
+    rows = []
+    for optimizer, settings in summary.items():
+        for s in settings:
+            known = [k for k in s["certified"] if k is not None]
+            when = [k for k in s["certified_step"] if k is not None]
+            rows.append((
+                optimizer, f"{s['lam']:g}", s["depth"], f"{np.mean(s['accuracy']):.4f}", f"{np.mean(s['left']):.0f}",
+                f"{np.mean(known):.0f}" if known else "–",
+                f"{np.mean(s['support_step']):.0f} / " + (f"{np.mean(when):.0f}" if when else "–"),
+                f"{s['compact'][0]['parameters'][0]} → {np.mean([k['parameters'][1] for k in s['compact']]):.0f}",
+                f"{max(k['difference'] for k in s['compact']):.0e}",
+            ))  # fmt: skip
+    left = table(
+        ["optimizer", "λ", "D", "test accuracy", "neurons left", "certified dead",
+         "final support, step: threshold / certificate", "parameters, full → compact", "difference of outputs"], rows,
+    )  # fmt: skip
+    words = "Fitted rates (SGD, mean ± standard error over seeds, in units of 4λ/D; 1 to 2 is the theory):"
+    return f"{words}\n\n{rates}\n\nAt the end of the runs:\n\n{left}"
+
+
+def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
+    """Fig. 3 (SGD) and 18 (Adam), with the two theoretical slopes; Fig. 17 is the same picture by (66)."""
+    made = {}
+    for optimizer, settings in summary.items():
+        lams = [lam for lam in c.lams if any(s["lam"] == lam for s in settings)]
+        if not lams:
+            continue
+        fig, panels = figure(columns=len(lams), sharey=True)
+        for panel, lam in zip(panels[0], lams, strict=True):
+            for s in (s for s in settings if s["lam"] == lam):
+                colour = COLOURS[f"D = {s['depth']}"]
+                for i, curve in enumerate(s["curves"]):
+                    steps, gap = np.array([p[0] for p in curve]), np.array([p[1] for p in curve]) * lam
+                    panel.plot(steps, gap, color=colour, lw=1, label=f"D = {s['depth']}" if i == 0 else None)
+                if optimizer == "sgd":
+                    for factor, style in ((4, ":"), (8, "--")):
+                        line = gap[0] * np.exp(-factor * lam * s["lr"] * steps / s["depth"])
+                        panel.plot(steps, line, color=colour, lw=0.6, ls=style, alpha=0.7)
+            panel.set(yscale="log", xlabel="step", title=f"λ = {lam:g}")
+        panels[0, 0].set_ylabel("L − L_w")
+        panels[0, 0].legend(fontsize=7)
+        made[f"gap_{optimizer}"] = fig
+    return made

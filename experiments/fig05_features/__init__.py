@@ -1,0 +1,24 @@
+"""Fig. 5 and 15 (left): features of six data sets, selected by gates, by LassoNet, by HSIC-Lasso."""
+
+from experiments.common.experiment import Experiment
+from experiments.fig05_features.judge import plots, summarise, tables, verdicts
+from experiments.fig05_features.measure import DATASETS, Configuration, cells, measure
+
+SMOKE = Configuration(
+    datasets=("digits",), seeds=(0,), depths=(2, 3), deep=(), hidden=(30, 10), epochs=8, batch=64, runs=3, ks=(10, 25),
+    path=False, peers=(),
+)  # fmt: skip
+PAPER = Configuration(datasets=(*DATASETS[:2], "har", *DATASETS[3:]), runs=20, rows=None, lassonet={})
+
+EXPERIMENT = Experiment(
+    name="fig05_features",
+    title="Fig. 5, 15: selecting features of six data sets",
+    configurations={"smoke": SMOKE, "cpu": Configuration(), "paper": PAPER},
+    cells=cells,
+    measure=measure,
+    summarise=summarise,
+    verdicts=verdicts,
+    tables=tables,
+    plots=plots,
+    datasets=lambda c: c.datasets,
+)

@@ -33,8 +33,11 @@ from torch import Tensor, nn
 import dgating as dg
 from benchmarks._common import RESULTS, environment, store
 from benchmarks._tables import TABLES, Split, table
+from experiments.common.baselines import forest_order, hsic_lasso, lassonet_path
+from experiments.common.networks import accuracy, lenet
 
 KS = (10, 25, 50, 100, 200)
+HIDDEN = (300, 100)
 NAME = "feature_selection"
 # one setting for every table: the defaults of dgating.path, and a short relaxed fit at every point
 PATH = {"depth": 3, "relax_steps": 50, "min_groups": 3}
@@ -48,26 +51,11 @@ Point = tuple[Tensor, float]  # columns, accuracy on the path (nan where there i
 Found = tuple[list[Point], dict[int, Point], float]  # points dense to sparse, chosen for each k, seconds
 
 
-def network(inputs: int, classes: int) -> nn.Sequential:
-    net = nn.Sequential(
-        nn.Linear(inputs, 300), nn.ReLU(), nn.Linear(300, 100), nn.ReLU(), nn.Linear(100, classes)
-    )  # fmt: skip
-    for layer in net[::2]:
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    return net
-
-
-def accuracy(net: nn.Module, X: Tensor, y: Tensor) -> float:
-    with torch.no_grad():
-        return float((net(X).argmax(1) == y).double().mean())
-
-
 def refit(data: Split, columns: Tensor, seed: int, epochs: int = 100) -> float:
     X, X_test, y, y_test = data
     torch.manual_seed(seed)
     X, X_test = X[:, columns], X_test[:, columns]
-    net = network(len(columns), int(y.max()) + 1)
+    net = lenet(len(columns), int(y.max()) + 1)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     steps = epochs * math.ceil(len(X) / 256)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -85,7 +73,7 @@ def dgating(data: Split, seed: int, **options: Any) -> Found:
     X, X_test, y, y_test = data
     start = time.perf_counter()
     path = dg.path(
-        lambda: network(X.shape[1], int(y.max()) + 1), (X, y), validation=0.1, seed=seed, **{**PATH, **options}
+        lambda: lenet(X.shape[1], int(y.max()) + 1), (X, y), validation=0.1, seed=seed, **{**PATH, **options}
     )
     seconds = time.perf_counter() - start
 
@@ -98,48 +86,26 @@ def dgating(data: Split, seed: int, **options: Any) -> Found:
 
 
 def forest(data: Split, seed: int) -> Found:
-    from sklearn.ensemble import RandomForestClassifier
-
     start = time.perf_counter()
-    model = RandomForestClassifier(500, random_state=seed, n_jobs=torch.get_num_threads()).fit(*data[::2])
-    order = torch.as_tensor(model.feature_importances_.argsort()[::-1].copy())
+    order = forest_order(data[0], data[2], seed=seed, jobs=torch.get_num_threads())
     return [(order[:k], math.nan) for k in sorted(KS, reverse=True)], {}, time.perf_counter() - start
 
 
 def lassonet(data: Split, seed: int) -> Found:
-    from lassonet import LassoNetClassifier
-
     X, X_test, y, y_test = data
     points: list[Point] = []
-    spent = 0.0  # in looking at the test rows
 
-    def look(model: Any, *_: Any) -> None:
-        nonlocal spent
-        begin = time.perf_counter()
-        kept = model.model.input_mask().cpu()
-        if int(kept.sum()) <= 2 * max(KS):
-            points.append((kept.nonzero()[:, 0], float((np.asarray(model.predict(X_test)) == y_test.numpy()).mean())))
-        spent += time.perf_counter() - begin
+    def look(columns: Tensor, predict: Callable[[Tensor], np.ndarray]) -> None:
+        if len(columns) <= 2 * max(KS):
+            points.append((columns, float((predict(X_test) == y_test.numpy()).mean())))
 
-    start = time.perf_counter()
-    model = LassoNetClassifier(
-        hidden_dims=(300, 100), M=10, random_state=seed, torch_seed=seed, verbose=0, device=torch.device("cpu")
-    )
-    model.path(X, y, return_state_dicts=False, callback=look)
-    return points, {}, time.perf_counter() - start - spent
+    return points, {}, lassonet_path(X, y, look, seed=seed, hidden=HIDDEN)
 
 
 def hsic(data: Split, seed: int) -> Found:
-    from pyHSICLasso import HSICLasso
-
-    np.linalg.linalg = np.linalg  # type: ignore[attr-defined]  (named by its fallback, gone from NumPy 2.4)
-    X, _, y, _ = data
-    most = 100 if X.shape[1] == 784 else 200
+    most = 100 if data[0].shape[1] == 784 else 200
     start = time.perf_counter()
-    model = HSICLasso()
-    model.input(X.numpy(), y.numpy())
-    model.classification(most, B=20, M=3, n_jobs=torch.get_num_threads())
-    order = torch.as_tensor(np.asarray(model.get_index()))
+    order = hsic_lasso(data[0], data[2], most, jobs=torch.get_num_threads())
     return [(order[:k], math.nan) for k in sorted(KS, reverse=True) if k <= most], {}, time.perf_counter() - start
 
 

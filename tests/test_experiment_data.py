@@ -70,11 +70,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """``/good`` is ``CONTENT``, ``/short`` announces all of it and ends early; the rest is not found."""
+    """``/good`` is ``CONTENT``, ``/short`` announces all of it and ends early; the rest is not found.
+
+    ``/four`` is ``CONTENT`` too, its second half sent once four have asked.
+    """
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[str] = []
+        self.four = threading.Barrier(4, timeout=5)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -83,13 +87,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        if self.path not in ("/good", "/short"):
+        if self.path not in ("/good", "/short", "/four"):
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT)))
         self.end_headers()
-        self.wfile.write(CONTENT if self.path == "/good" else CONTENT[:100])
+        self.wfile.write(CONTENT[:100])
+        if self.path == "/four":
+            self.server.four.wait()
+        if self.path != "/short":
+            self.wfile.write(CONTENT[100:])
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing on standard error."""
@@ -193,9 +201,11 @@ def test_what_cannot_be_checked_is_not_downloaded() -> None:
 
 
 def test_several_at_once_fetch_the_same_file(server: Server, cache: Path) -> None:
-    file = File("set/good.bin", digest(CONTENT), f"{server.url}/good")
+    file = File("set/good.bin", digest(CONTENT), f"{server.url}/four")
     with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(lambda _: find(file), range(8))) == {cache / "set/good.bin"}
+        assert set(pool.map(lambda _: find(file), range(4))) == {cache / "set/good.bin"}
+    assert len(server.asked) == 4
+    assert (cache / "set/good.bin").read_bytes() == CONTENT
     assert leaves(cache) == [cache / "set/good.bin"]
 
 

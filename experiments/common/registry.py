@@ -10,7 +10,9 @@ from experiments.common.experiment import Experiment
 
 def names() -> list[str]:
     """Names of all experiments, in the order of their figures."""
-    return sorted(folder.name for folder in Path(__file__).parent.parent.glob("fig*") if folder.is_dir())
+    return sorted(
+        folder.name for folder in Path(__file__).parent.parent.glob("fig*") if (folder / "__init__.py").is_file()
+    )
 
 
 def experiment(name: str) -> Experiment:

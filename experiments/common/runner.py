@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,6 +15,9 @@ from experiments.common.environment import environment
 from experiments.common.experiment import Cell, Experiment, Place, Record
 from experiments.common.registry import experiment
 from experiments.data import require
+
+# of torch in every process: sums depend on how they are split, and a result must not depend on ``jobs``
+THREADS = 1
 
 
 def run(
@@ -36,7 +38,7 @@ def run(
         scale: ``smoke``, ``cpu`` or ``paper``.
         data: folder of data sets.
         out: where results are stored, by default beside the experiment's code.
-        jobs: processes at a time; each has its share of the cores.
+        jobs: processes at a time.
         device: where networks are trained.
         only: compute only cells with these values (compared as text).
         restart: drop what is stored.
@@ -72,15 +74,14 @@ def results(it: Experiment, out: Path | None) -> Path:
 
 
 def _computed(it: Experiment, scale: str, left: list[Cell], place: Place, jobs: int) -> Iterable[Record]:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    calls = (joblib.delayed(_one)(it.name, scale, cell, place, threads) for cell in left)
+    calls = (joblib.delayed(_one)(it.name, scale, cell, place) for cell in left)
     return joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)  # type: ignore[return-value]
 
 
-def _one(name: str, scale: str, cell: Cell, place: Place, threads: int) -> Record:
+def _one(name: str, scale: str, cell: Cell, place: Place) -> Record:
     it = experiment(name)  # by name: functions of a module that ran as a script do not travel
     measure: Callable[..., dict[str, Any]] = it.measure
-    with some_threads(threads):
+    with some_threads(THREADS):
         start = time.perf_counter()
         found = measure(it.configurations[scale], cell, place)
         return Record(cell, found, round(time.perf_counter() - start, 3), environment())

@@ -33,10 +33,10 @@ class Configuration:
     hidden: tuple[int, ...] = (300, 100)
     seeds: tuple[int, ...] = (0, 1, 2)
     depths: tuple[int, ...] = (2, 3, 4)
-    lams: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    lams: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     sgd_lr: float = 0.1
     adam_lr: float = 1e-3
-    adam_steps: int = 6000
+    adam_steps: int = 4000
     batch: int = 256
     folds: float = 4.0
     fitted: float = 3.0

@@ -167,7 +167,11 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
         for method, v in methods.items():
             _draw(panel, c, method, v)
         panel.set(xscale="log", title=dataset, xlabel="features", ylabel="test accuracy in %")
-    panels.flat[0].legend(fontsize=6)
+    handles: dict[str, Any] = {}
+    for panel in panels.flat:
+        handles |= {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if handles:
+        fig.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=6)
     for panel in list(panels.flat)[len(summary) :]:
         panel.set_visible(False)
     return {"accuracy": fig}

@@ -1,0 +1,333 @@
+"""The runner, the report and the shared parts of the experiments."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import dgating as dg
+from experiments.common import report, store
+from experiments.common.compacted import compacted, without_inputs
+from experiments.common.experiment import SCALES, Place, Record
+from experiments.common.networks import accuracy, lenet
+from experiments.common.registry import experiment, names
+from experiments.common.runner import run
+from experiments.common.statistics import by, mean_and_error, shown, table
+from experiments.common.training import Recipe, train
+from experiments.common.watch import Watch
+from experiments.fig03_dynamics.measure import fit
+from experiments.fig05_features.judge import accuracy_at
+from experiments.fig05_features.measure import Configuration, _spread
+
+ROOT = Path(__file__).parent.parent
+
+
+# the runner
+
+
+@pytest.mark.parametrize("name", names())
+def test_smoke(name: str, tmp_path: Path) -> None:
+    """Every experiment runs from end to end without data sets, and what it stores can be read, judged and drawn."""
+    file = run(name, "smoke", out=tmp_path)
+    it = experiment(name)
+    stored = store.load(file)
+    assert len(stored["cells"]) == stored["cells_in_all"] == len(it.cells(it.configurations["smoke"]))
+    found = report.reported(it, tmp_path, ("smoke",))
+    assert found is not None
+    assert "Incomplete" not in report.block(found)
+    pictures = report.draw(found)
+    assert pictures
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+@pytest.mark.parametrize("name", names())
+def test_no_result_depends_on_all_others(name: str, tmp_path: Path) -> None:
+    """A run that was interrupted can be reported at any moment: after each cell."""
+    file = run(name, "smoke", out=tmp_path)
+    it = experiment(name)
+    configuration, settings = it.configurations["smoke"], it.settings("smoke")
+    records = store.read(file, settings)
+    for n in range(1, len(records)):
+        store.write(file, name, "smoke", settings, records[:n], len(records))
+        found = report.reported(it, tmp_path, ("smoke",))
+        assert found is not None
+        assert f"Incomplete: {n} of {len(records)}" in report.block(found)
+        assert it.plots(configuration, found.summary) is not None
+
+
+def test_scales_of_every_experiment() -> None:
+    for name in names():
+        it = experiment(name)
+        for scale in SCALES:
+            cells = [store.key(cell) for cell in it.cells(it.configurations[scale])]
+            assert len(cells) == len(set(cells)) > 0
+            json.dumps(it.settings(scale), allow_nan=False)
+
+
+def results(file: Path) -> list[object]:
+    return [(cell["cell"], cell["found"]) for cell in store.load(file)["cells"]]
+
+
+def test_killed_and_resumed(tmp_path: Path) -> None:
+    """kill -9 at any moment: the next run goes on and finds what an unbroken one finds."""
+    command = [sys.executable, "-m", "experiments", "run", "fig04_regression", "--out", str(tmp_path / "broken")]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    file = tmp_path / "broken" / "fig04_regression" / "smoke.json"
+    while not file.is_file() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(store.load(file)["cells"])
+    assert 0 < done < 6
+    assert results(run("fig04_regression", "smoke", out=tmp_path / "broken")) == results(
+        run("fig04_regression", "smoke", out=tmp_path / "whole")
+    )
+
+
+def test_only_some_cells_then_the_others(tmp_path: Path) -> None:
+    file = run("fig04_regression", "smoke", out=tmp_path, only={"method": "oracle"})
+    assert [cell["cell"]["method"] for cell in store.load(file)["cells"]] == ["oracle"]
+    run("fig04_regression", "smoke", out=tmp_path, only={"method": "FISTA"})
+    assert [cell["cell"]["method"] for cell in store.load(file)["cells"]] == ["oracle", "FISTA"]
+    with pytest.raises(ValueError, match="no cell has"):
+        run("fig04_regression", "smoke", out=tmp_path, only={"method": "magic"})
+
+
+def test_several_processes_find_the_same(tmp_path: Path) -> None:
+    alone = run("fig04_regression", "smoke", out=tmp_path / "1", only={"method": "D = 3"})
+    many = run("fig04_regression", "smoke", out=tmp_path / "2", only={"method": "D = 3"}, jobs=2)
+    assert results(alone) == results(many)
+
+
+def test_other_configurations_never_mix(tmp_path: Path) -> None:
+    file = run("fig04_regression", "smoke", out=tmp_path, only={"method": "oracle"})
+    stored = json.loads(file.read_text())
+    stored["configuration"]["steps"] += 1
+    text = json.dumps(stored)
+    file.write_text(text)
+    with pytest.raises(store.OtherConfiguration, match=r"differs in steps.*--restart"):
+        run("fig04_regression", "smoke", out=tmp_path, only={"method": "oracle"})
+    assert file.read_text() == text
+    run("fig04_regression", "smoke", out=tmp_path, only={"method": "oracle"}, restart=True)
+    assert json.loads(file.read_text())["configuration"]["steps"] == stored["configuration"]["steps"] - 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "something else"}', "\x00"])
+def test_a_damaged_file_is_refused(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "fig04_regression" / "smoke.json"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(ValueError, match="expected"):
+        run("fig04_regression", "smoke", out=tmp_path)
+    assert file.read_text() == text
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="fig04_regression"):
+        run("fig99", "smoke")
+    with pytest.raises(ValueError, match="smoke, cpu, paper"):
+        run("fig04_regression", "huge")
+
+
+def test_numbers_that_are_not_finite_are_not_stored(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        store.write(tmp_path / "x.json", "x", "cpu", {}, [Record({}, {"a": math.nan}, 1.0)], 1)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "fig99"], "expected one of"),
+        (["run", "fig04_regression", "--only", "method"], "KEY=VALUE"),
+        (
+            [
+                "run",
+                "fig03_dynamics",
+                "--scale",
+                "cpu",
+            ],
+            "mnist",
+        ),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments: list[str], words: str, tmp_path: Path) -> None:
+    env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path), "DGATING_DATA": ""}
+    env |= {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9", "COLUMNS": "300"}
+    command = [sys.executable, "-m", "experiments", *arguments]
+    if arguments[0] == "run":
+        command += ["--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, check=False)
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+# the report
+
+
+def test_the_pages_hold_what_is_stored() -> None:
+    """No number in a page that a stored result does not hold: the pages are what ``report`` renders."""
+    for file, text in report.rendered():
+        assert file.read_text(encoding="utf-8") == text, f"{file.parent.name}: run python -m experiments report"
+    for name in names():
+        found = report.reported(experiment(name))
+        for picture in [] if found is None else report.pictures(found):
+            assert (experiment(name).folder / "results" / f"{picture}.png").is_file()
+
+
+def test_smoke_runs_are_never_reported(tmp_path: Path) -> None:
+    run("fig04_regression", "smoke", out=tmp_path, only={"method": "oracle"})
+    assert report.reported(experiment("fig04_regression"), tmp_path) is None
+
+
+# shared parts
+
+
+def test_mean_and_error() -> None:
+    mean, error = mean_and_error([1.0, 2.0, 3.0, 4.0])
+    assert mean == 2.5
+    assert error == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 2)
+    assert math.isnan(mean_and_error([1.0])[1])
+    assert shown([1.0, 3.0], 1) == "2.0 ± 1.0"
+    assert shown([1.0], 1) == "1.0"
+    assert table(["a", "b"], [[1, 2]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
+    records = [Record({"a": i % 2}, {}, 0.0) for i in range(4)]
+    assert {k: len(v) for k, v in by(records, lambda cell: cell["a"]).items()} == {0: 2, 1: 2}
+
+
+def test_accuracy_at() -> None:
+    points = [{"features": 100, "accuracy": 0.9}, {"features": 10, "accuracy": 0.5}, {"features": 0, "accuracy": 0.1}]
+    assert accuracy_at(points, 10) == 0.5
+    assert accuracy_at(points, 100) == 0.9
+    assert accuracy_at(points, 32) == pytest.approx(0.5 + 0.4 * math.log(3.2) / math.log(10))
+    assert accuracy_at(points, 9) is None
+    assert accuracy_at(points, 101) is None
+    assert accuracy_at([*points, {"features": 10, "accuracy": 0.7}], 10) == pytest.approx(0.6)
+
+
+def test_strengths_are_sought_until_the_range_is_filled() -> None:
+    c = replace(Configuration(), runs=8, ks=(10, 25, 50, 100, 200))
+    asked: list[float] = []
+
+    def fitted(lam: float) -> dict[str, float]:
+        asked.append(lam)
+        return {"lam": lam, "features": int(600 * math.exp(-30 * lam)), "accuracy": 0.5}
+
+    points = _spread(c, fitted)
+    assert len(points) == len(asked) == 8
+    left = [p["features"] for p in points]
+    assert left == sorted(left, reverse=True)
+    assert left[0] >= 200
+    assert left[-1] <= 10
+    inside = [n for n in left if 10 < n < 200]
+    assert len(inside) >= 3
+
+
+def test_fit_of_an_exponential() -> None:
+    times = list(np.linspace(0, 10, 50))
+    found = fit(times, [3 * math.exp(-0.7 * t) for t in times])
+    assert found["rate"] == pytest.approx(0.7)
+    assert found["r2"] == pytest.approx(1)
+
+
+def small(depth: int = 3) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    """A network whose target needs two of six columns."""
+    X = torch.randn(256, 6)
+    y = (X[:, 0] + X[:, 1] > 0).long()
+    net = lenet(6, 2, (16,))
+    dg.gate_(net, dg.features(net[0]), depth=depth)
+    return net, X, y
+
+
+def test_training_equals_a_plain_loop() -> None:
+    net, X, y = small()
+    twin, _, _ = (small()[0], X, y)
+    twin.load_state_dict(net.state_dict())
+    recipe = Recipe(3, 64, 0.1, momentum=0.9, schedule="constant")
+    train(net, X, y, nn.functional.cross_entropy, recipe, generator=Place().generator(1), lam=0.01)
+    optimizer = torch.optim.SGD(dg.param_groups(twin, 0.01), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for rows in torch.randperm(256, generator=generator).split(64):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(twin(X[rows]), y[rows]).backward()
+            optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_training_ends_when_it_is_told_to() -> None:
+    net, X, y = small()
+    seen: list[int] = []
+    train(
+        net, X, y, nn.functional.cross_entropy, Recipe(3, 64, 0.1), generator=Place().generator(0),
+        on_step=lambda step, _: seen.append(step) or step == 5,
+    )  # fmt: skip
+    assert seen == [1, 2, 3, 4, 5]
+    assert not net.training
+
+
+def test_watch_knows_when_the_support_was_final() -> None:
+    net, X, y = small()
+    watch = Watch(net, 0.1, every=4, window=4, threshold=1e-4)
+    train(
+        net, X, y, nn.functional.cross_entropy, Recipe(400, 64, 0.1), generator=Place().generator(0), lam=0.1,
+        before_step=watch.before_step, on_step=watch.on_step,
+    )  # fmt: skip
+    found = watch.found()
+    norms = torch.cat(list(dg.group_norms(net).values()))
+    assert found["left"] == int((norms > 1e-4).sum()) < 6
+    history = torch.stack(watch.left)
+    first = watch.steps.index(found["support_step"])
+    assert bool((history[first:] == history[-1]).all())
+    assert first == 0 or not torch.equal(history[first - 1], history[-1])
+    assert found["certified_step"] is not None
+    assert found["certified_step"] <= found["support_step"]
+    known = watch.certified[watch.steps.index(found["certified_step"])]
+    assert bool(known[~history[-1]].all())
+
+
+def test_compacted_is_the_same_function() -> None:
+    net, X, _ = small()
+    with torch.no_grad():
+        dg.zero_(
+            net,
+            {"0.weight" if "0.weight" in dg.group_norms(net) else next(iter(dg.group_norms(net))): torch.arange(6) > 1},
+        )
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = without_inputs(net, X, 1e-6)
+    assert found["parameters"] == [6 * 16 + 16 + 34, 2 * 16 + 16 + 34]
+    assert found["difference"] < 1e-6
+    assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
+
+    net = lenet(6, 2, (16,))
+    dg.gate_(net, dg.neurons(net[0], name="hidden"), depth=2)
+    dg.zero_(net, {"hidden": torch.arange(16) > 3})
+    found = compacted(net, X, 1e-6)
+    assert found["parameters"] == [6 * 16 + 16 + 34, 6 * 4 + 4 + 10]
+    assert found["difference"] < 1e-6
+
+
+def test_accuracy_counts_right_rows() -> None:
+    net = nn.Identity()
+    outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert accuracy(net, outputs, torch.tensor([0, 1, 1]), batch=2) == pytest.approx(2 / 3)

@@ -78,7 +78,7 @@ def block(found: Reported) -> str:
         f"Scale `{found.scale}`, {found.cells} cells, {found.seconds / 60:.0f} minutes of computing on "
         f"{found.machine}.{whole} File: `results/{found.scale}.json`.",
         "",
-        verdict_table(found.verdicts),
+        verdict_table(found),
         "",
         found.it.tables(configuration, found.summary),
         "",
@@ -87,9 +87,12 @@ def block(found: Reported) -> str:
     return "\n".join(lines).strip()
 
 
-def verdict_table(verdicts: list[Verdict]) -> str:
-    """Claim, the paper's figure, ours, verdict."""
-    rows = [(v.claim, v.paper, v.ours, f"**{v.status}**" + (f": {v.why}" if v.why else "")) for v in verdicts]
+def verdict_table(found: Reported) -> str:
+    """Claim, the paper's figure, ours, verdict; of an incomplete run it is one *so far*."""
+    so_far = "" if found.cells == found.cells_in_all else "so far "
+    rows = [
+        (v.claim, v.paper, v.ours, f"{so_far}**{v.status}**" + (f": {v.why}" if v.why else "")) for v in found.verdicts
+    ]
     return table(["claim", "paper", "here", "verdict"], rows)
 
 
@@ -124,7 +127,7 @@ def page() -> str:
             "" if found.cells == found.cells_in_all else f", incomplete: {found.cells} of {found.cells_in_all} cells"
         )
         lines += [f"`python -m experiments run {name} --scale {found.scale}` ({found.seconds / 60:.0f} min{whole})", ""]
-        lines += [verdict_table(found.verdicts), ""]
+        lines += [verdict_table(found), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -72,11 +72,12 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
             for d, e in zip(c.depths, c.depths[1:], strict=False)
             if {(a, d), (a, e)} <= mean.keys()
         ]
-        out.append(Verdict(
-            "the rate increases with λ and decreases with D", "both",
-            f"with λ in {sum(rising)} of {len(rising)} comparisons, with D in {sum(falling)} of {len(falling)}",
-            "reproduced" if all(rising) and all(falling) else "partly",
-        ))  # fmt: skip
+        if rising and falling:
+            out.append(Verdict(
+                "the rate increases with λ and decreases with D", "both",
+                f"with λ in {sum(rising)} of {len(rising)} comparisons, with D in {sum(falling)} of {len(falling)}",
+                "reproduced" if all(rising) and all(falling) else "partly",
+            ))  # fmt: skip
     if summary["adam"]:
         tenth = {(s["lam"], s["depth"]): float(np.mean(s["half"])) for s in summary["adam"]}
         reached = sum(np.isfinite(v) for v in tenth.values())

@@ -63,7 +63,7 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     if cell["method"] == "oracle":
         k = c.informative * c.size
         coef = torch.zeros(data.X.shape[1])
-        coef[:k] = torch.linalg.lstsq(data.X[:, :k], data.y[:, None]).solution[:, 0]
+        coef[:k] = torch.linalg.lstsq(data.X[:, :k].double(), data.y[:, None].double()).solution[:, 0].float()
         return {"points": [_point(data, coef, None)]}
     if cell["method"] == "FISTA":
         return {"points": [_point(data, _fista(data, lam, scale), lam) for lam in c.grid]}

@@ -11,14 +11,20 @@ import typer
 from rich.console import Console
 from rich.markdown import Markdown
 
-from experiments.common.experiment import SCALES
 from experiments.common.registry import experiment, names
 from experiments.common.report import block, draw, report, reported
 from experiments.common.runner import run
 from experiments.data import DataMissing
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-Scale = Enum("Scale", {scale: scale for scale in SCALES}, type=str)
+
+
+class Scale(str, Enum):
+    """How large a run is."""
+
+    smoke = "smoke"
+    cpu = "cpu"
+    paper = "paper"
 
 
 @app.command("list")
@@ -31,7 +37,7 @@ def list_() -> None:
 @app.command("run")
 def run_(
     name: Annotated[str, typer.Argument(help="of an experiment, or 'all'")],
-    scale: Annotated[Scale, typer.Option(help="how large")] = Scale["smoke"],
+    scale: Annotated[Scale, typer.Option(help="how large")] = Scale.smoke,
     data: Annotated[Optional[Path], typer.Option(help="folder of data sets")] = None,  # noqa: UP045  (Typer reads it)
     out: Annotated[Optional[Path], typer.Option(help="store results here, not beside the code")] = None,  # noqa: UP045
     jobs: Annotated[int, typer.Option(min=1, help="processes at a time")] = 1,

@@ -24,7 +24,7 @@ def lassonet_path(
     ``look(columns, predict)`` is called at every strength with the columns that are left and a function of rows.
     Options that are not given are those of its constructor, with ``M = 10``.
     """
-    from lassonet import LassoNetClassifier
+    from lassonet import LassoNetClassifier  # pyright: ignore[reportMissingImports]
 
     spent = 0.0
 
@@ -45,7 +45,7 @@ def lassonet_path(
 
 def hsic_lasso(X: Tensor, y: Tensor, most: int, *, jobs: int = 1) -> Tensor:
     """Columns in the order of HSIC-Lasso (blocks of 20 rows, three permutations), at most ``most``."""
-    from pyHSICLasso import HSICLasso
+    from pyHSICLasso import HSICLasso  # pyright: ignore[reportMissingImports]
 
     np.linalg.linalg = np.linalg  # type: ignore[attr-defined]  (its fallback is named by it, gone from NumPy 2.4)
     model = HSICLasso()

@@ -35,3 +35,12 @@ def band(panel: Any, x: Sequence[float], runs: Sequence[Sequence[float]], label:
     if len(array) > 1:
         error = 1.96 * array.std(0, ddof=1) / len(array) ** 0.5
         panel.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def legend(made: Figure, panels: Any) -> None:
+    """One legend below all panels, every label once; none where nothing was drawn."""
+    handles: dict[str, Any] = {}
+    for panel in panels.flat:
+        handles |= {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if handles:
+        made.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -79,6 +79,13 @@ def names() -> tuple[str, ...]:
     return tuple(SETS)
 
 
+# a name in a variable is taken for that of a table: only the two texts are asked for as such
+@overload
+def load(  # pyright: ignore[reportOverlappingOverload]
+    name: Literal["tinyshakespeare", "shakespeare"], folder: str | Path | None = None, *, download: bool = True
+) -> Text: ...
+@overload
+def load(name: str, folder: str | Path | None = None, *, download: bool = True) -> Dataset: ...
 def load(name: str, folder: str | Path | None = None, *, download: bool = True) -> Dataset | Text:
     """A data set, raw as in its files.
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.experiment import Record, Summary, Verdict
-from experiments.common.plots import COLOURS, figure
+from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, shown, table
 from experiments.fig03_dynamics.measure import Configuration
 
@@ -141,14 +141,15 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
             for s in (s for s in settings if s["lam"] == lam):
                 colour = COLOURS[f"D = {s['depth']}"]
                 for i, curve in enumerate(s["curves"]):
-                    steps, gap = np.array([p[0] for p in curve]), np.array([p[1] for p in curve]) * lam
-                    panel.plot(steps, gap, color=colour, lw=1, label=f"D = {s['depth']}" if i == 0 else None)
+                    label = f"D = {s['depth']}" if i == 0 else None
+                    panel.plot([p[0] for p in curve], [p[1] * lam for p in curve], color=colour, lw=1, label=label)
                 if optimizer == "sgd":
+                    steps = np.array([p[0] for p in s["curves"][0]])
                     for factor, style in ((4, ":"), (8, "--")):
-                        line = gap[0] * np.exp(-factor * lam * s["lr"] * steps / s["depth"])
+                        line = lam * s["curves"][0][0][1] * np.exp(-factor * lam * s["lr"] * steps / s["depth"])
                         panel.plot(steps, line, color=colour, lw=0.6, ls=style, alpha=0.7)
             panel.set(yscale="log", xlabel="step", title=f"λ = {lam:g}")
         panels[0, 0].set_ylabel("L − L_w")
-        panels[0, 0].legend(fontsize=7)
+        legend(fig, panels)
         made[f"gap_{optimizer}"] = fig
     return made

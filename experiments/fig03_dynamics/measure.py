@@ -45,10 +45,10 @@ class Configuration:
 
 
 def cells(c: Configuration) -> list[Cell]:
-    """Optimizer, strength, depth, seed."""
+    """Seed by seed, so that a part of a run has every setting; short trainings first."""
     return [
         {"optimizer": optimizer, "lam": lam, "depth": depth, "seed": seed}
-        for optimizer in ("sgd", "adam") for lam in c.lams for depth in c.depths for seed in c.seeds
+        for seed in c.seeds for optimizer in ("sgd", "adam") for lam in reversed(c.lams) for depth in c.depths
     ]  # fmt: skip
 
 

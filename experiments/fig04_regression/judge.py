@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.experiment import Record, Summary, Verdict
-from experiments.common.plots import band, figure
+from experiments.common.plots import band, figure, legend
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig04_regression.measure import Configuration
 
@@ -206,6 +206,6 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
                 )
             panels[0, 1].axhline(c.informative, color="k", lw=0.7, ls=":")
             panels[0, 0].set_ylim(1.0, 2.5)
-            panels[0, 0].legend(fontsize=7)
+            legend(fig, panels)
             made[f"{name}_{loss}"] = fig
     return made

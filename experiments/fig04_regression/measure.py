@@ -73,8 +73,7 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
 
 def _fista(data: Simulation, lam: float, scale: float) -> Tensor:
     """The group lasso; the solver's loss is ½·MSE."""
-    wide = (part.double() for part in (data.X, data.y))
-    return dg.proximal_gradient(*wide, data.labels, lam / (2 * scale)).coef.float()
+    return dg.proximal_gradient(data.X.double(), data.y.double(), data.labels, lam / (2 * scale)).coef.float()
 
 
 def _linear(c: Configuration, cell: Cell, place: Place) -> nn.Linear:
@@ -142,7 +141,7 @@ def _point(data: Simulation, coef: Tensor, lam: float | None) -> dict[str, Any]:
     }
 
 
-def _compact(model: nn.Module, data: Simulation, place: Place) -> dict[str, Any]:
+def _compact(model: nn.Linear, data: Simulation, place: Place) -> dict[str, Any]:
     """Exact zeros, then the smaller model: parameters before and after, largest difference of outputs."""
     dg.zero_(model, {name: norms <= THRESHOLD for name, norms in dg.group_norms(model).items()})
     dg.collapse_(model)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.common.experiment import Record, Summary, Verdict
-from experiments.common.plots import COLOURS, figure
+from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, mean_and_error, table
 from experiments.fig05_features.measure import Configuration
 
@@ -167,11 +167,7 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
         for method, v in methods.items():
             _draw(panel, c, method, v)
         panel.set(xscale="log", title=dataset, xlabel="features", ylabel="test accuracy in %")
-    handles: dict[str, Any] = {}
-    for panel in panels.flat:
-        handles |= {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if handles:
-        fig.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=6)
+    legend(fig, panels)
     for panel in list(panels.flat)[len(summary) :]:
         panel.set_visible(False)
     return {"accuracy": fig}

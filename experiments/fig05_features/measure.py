@@ -86,7 +86,7 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     if cell["method"] == "HSIC-Lasso":
         return _hsic(c, rows, place)
     if cell["method"] == "dgating.path":
-        return _path(c, rows, cell["seed"])
+        return _path(c, rows, cell["seed"], place)
     depth = int(cell["method"].removeprefix("D = "))
     return {"points": _spread(c, lambda lam: _gated(c, rows, depth, lam, cell["seed"], place))}
 
@@ -148,16 +148,23 @@ def _gated(c: Configuration, rows: Split, depth: int, lam: float, seed: int, pla
             "compact": without_inputs(net, X_test, THRESHOLD)}  # fmt: skip
 
 
-def _path(c: Configuration, rows: Split, seed: int) -> dict[str, Any]:
+def _path(c: Configuration, rows: Split, seed: int, place: Place) -> dict[str, Any]:
     """Beyond the paper: one warm path with D = 3, the defaults of the library."""
     X, X_test, y, y_test = rows
     start = time.perf_counter()
     path = dg.path(
-        lambda: lenet(X.shape[1], int(y.max()) + 1, c.hidden), (X, y), depth=3, relax_steps=50, min_groups=3, seed=seed
+        lambda: lenet(X.shape[1], int(y.max()) + 1, c.hidden),
+        (X, y),
+        depth=3,
+        relax_steps=50,
+        min_groups=3,
+        seed=seed,
+        device=place.device,
     )
     seconds = time.perf_counter() - start
     points = [
-        {"lam": p.lam, "features": p.n_groups, "accuracy": accuracy(path.restore(p), X_test, y_test)} for p in path
+        {"lam": p.lam, "features": p.n_groups, "accuracy": accuracy(path.restore(p).to(place.device), X_test, y_test)}
+        for p in path
     ]
     return {"points": points, "seconds": round(seconds, 2)}
 

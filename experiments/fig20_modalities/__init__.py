@@ -1,0 +1,26 @@
+"""Fig. 20: selection of modalities in a late fusion of pictures and a table."""
+
+from experiments.common.experiment import Experiment
+from experiments.fig20_modalities.judge import plots, summarise, tables, verdicts
+from experiments.fig20_modalities.measure import Configuration, cells, measure
+
+SMOKE = Configuration(
+    dataset="digits", alphas=(0.0, 0.5), depths=(2, 3), splits=(0,), rows=160, validation_rows=80, test_rows=80,
+    channels=(4, 4), hidden=16, width=8, epochs=6, more_epochs=3, lr=0.02, lams=3, lam_low=0.02,
+)  # fmt: skip
+CPU = Configuration(
+    pool=2, channels=(8, 16), epochs=12, more_epochs=7, lr=0.015, schedule="cosine", lams=9, lam_low=0.02, lam_high=1.2
+)
+
+EXPERIMENT = Experiment(
+    name="fig20_modalities",
+    title="Fig. 20: selection of modalities in a late fusion",
+    configurations={"smoke": SMOKE, "cpu": CPU, "paper": Configuration()},
+    cells=cells,
+    measure=measure,
+    summarise=summarise,
+    verdicts=verdicts,
+    tables=tables,
+    plots=plots,
+    datasets=lambda c: (c.dataset,),
+)

@@ -221,9 +221,11 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
         row[0].set_ylabel(f"norm, at least {THRESHOLD:g}")
     for panel in error_panels[0]:
         panel.axhline(c.noise, color="k", lw=0.7, ls=":")
-        panel.legend(fontsize=7)
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=7)
     error_panels[0, 0].set_ylabel("validation RMSE, median over splits")
-    panels.flat[0].legend(fontsize=6)
+    if panels.flat[0].get_legend_handles_labels()[0]:
+        panels.flat[0].legend(fontsize=6)
     return {"norms": fig, "validation": errors}
 
 

@@ -25,7 +25,7 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
             "rates": [f["fit"]["rate"] * depth / (4 * lam) for f in found] if found[0]["fit"] else None,
             "r2": [f["fit"]["r2"] for f in found] if found[0]["fit"] else None,
             "decades": [float(np.log10(f["curve"][0][1] / max(f["curve"][-1][1], 1e-12))) for f in found],
-            "half": [_half_life(f["curve"]) for f in found],
+            "tenth": [_tenth(f["curve"]) for f in found],
             "identity": max(_identity(f["curve"]) for f in found),
             **{k: [f[k] for f in found] for k in ("accuracy", "left", "support_step", "certified_step", "certified")},
             "compact": [f["compact"] for f in found],
@@ -33,9 +33,10 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
     return out
 
 
-def _half_life(curve: list[list[float]]) -> float:
-    """Steps until the gap has fallen to a tenth of its start (nan if it has not)."""
-    return next((step for step, m, _ in curve if m <= 0.1 * curve[0][1]), np.nan)
+def _tenth(curve: list[list[float]]) -> float:
+    """Steps from which the gap stays at or below a tenth of its start, nan if it does not (Adam's dips at first)."""
+    above = [i for i, (_, m, _) in enumerate(curve) if m > 0.1 * curve[0][1]]
+    return curve[above[-1] + 1][0] if above[-1] + 1 < len(curve) else np.nan
 
 
 def _identity(curve: list[list[float]]) -> float:
@@ -79,24 +80,24 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
                 "reproduced" if all(rising) and all(falling) else "partly",
             ))  # fmt: skip
     if summary["adam"]:
-        tenth = {(s["lam"], s["depth"]): float(np.mean(s["half"])) for s in summary["adam"]}
+        tenth = {(s["lam"], s["depth"]): float(np.mean(s["tenth"])) for s in summary["adam"]}
         reached = sum(np.isfinite(v) for v in tenth.values())
         spread = _spread(summary["adam"])
         slower = _spread(summary["sgd"])
         out.append(Verdict(
             "Adam: the gap converges, too, with a weaker dependence on D", "yes, not a clean exponential",
-            f"fallen to a tenth in {reached} of {len(tenth)} settings within {c.adam_steps} steps; steps to a tenth, "
-            f"largest over smallest D: {spread:.2f} (Adam), {slower:.2f} (SGD)",
+            f"below a tenth for good in {reached} of {len(tenth)} settings within {c.adam_steps} steps; steps until "
+            f"then, largest over smallest D: {spread:.2f} (Adam), {slower:.2f} (SGD)",
             "reproduced" if reached == len(tenth) and spread < slower else "partly",
         ))  # fmt: skip
     return out
 
 
 def _spread(settings: list[dict[str, Any]]) -> float:
-    """Steps to a tenth at the largest D over those at the smallest, mean over λ."""
+    """Steps until the gap stays below a tenth, at the largest D over those at the smallest; mean over λ."""
     by_lam: dict[float, dict[int, float]] = {}
     for s in settings:
-        by_lam.setdefault(s["lam"], {})[s["depth"]] = float(np.mean(s["half"]))
+        by_lam.setdefault(s["lam"], {})[s["depth"]] = float(np.mean(s["tenth"]))
     ratios = [v[max(v)] / v[min(v)] for v in by_lam.values() if len(v) > 1]
     ratios = [r for r in ratios if np.isfinite(r)]
     return float(np.mean(ratios)) if ratios else np.nan

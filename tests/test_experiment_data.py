@@ -264,7 +264,7 @@ def test_names_and_unknown_names() -> None:
     assert set(names()) == {
         *("mnist", "fashion_mnist", "isolet", "coil20", "madelon", "har265", "har", "mice_protein"),
         *("wine_red", "wine_white", "tinyshakespeare", "shakespeare", "cifar10", "cifar100", "svhn"),
-        *("digits", "diabetes"),
+        *("cifar10_30k", "digits", "diabetes"),
     }
     with pytest.raises(ValueError, match=r"mnist, fashion_mnist.*received 'mnits'"):
         load("mnits")
@@ -791,6 +791,7 @@ LETTER, MICE, WHITE = [240] * 5 + [238] + [240] * 20, [150, 135, 150, 135, 135, 
         ("wine_red", (1599, 11), None, [10, 53, 681, 638, 199, 18]),
         ("wine_white", (4898, 11), None, [*WHITE, 880, 175, 5]),
         ("cifar10", (50000, 3, 32, 32), 10000, [5000] * 10),
+        ("cifar10_30k", (30000, 3, 32, 32), 10000, None),
         ("cifar100", (50000, 3, 32, 32), 10000, [500] * 100),
         ("svhn", (73257, 3, 32, 32), 26032, None),
     ],

@@ -28,6 +28,7 @@ class Recipe:
     nesterov: bool = False
     optimizer: Literal["sgd", "adam"] = "sgd"
     schedule: Literal["cosine", "constant"] = "cosine"
+    bfloat16: bool = False  # forward passes by autocast
 
     def steps(self, rows: int) -> int:
         """Steps of the whole training."""
@@ -52,12 +53,14 @@ def train(
     generator: torch.Generator,
     lam: float = 0.0,
     penalty: Callable[[nn.Module], Tensor] | None = None,
+    transform: Callable[[Tensor], Tensor] | None = None,
     before_step: Callable[[torch.optim.Optimizer], None] | None = None,
     on_step: Callable[[int, torch.optim.Optimizer], bool | None] | None = None,
     on_epoch: Callable[[int], bool | None] | None = None,
 ) -> torch.optim.Optimizer:
     """Train in place. ``loss`` is a mean over rows; a tuple ``X`` goes to the model as several arguments.
 
+    ``transform(inputs)`` changes a batch of a single input (augmentation).
     ``before_step(optimizer)`` runs when the gradients are there (a monitor looks at them), ``on_step(step, optimizer)``
     after every step, ``on_epoch(epoch)`` after every epoch; ``True`` from one of the two ends the training.
     """
@@ -69,7 +72,9 @@ def train(
     for epoch in range(recipe.epochs):
         order = torch.randperm(len(y), generator=generator).to(y.device) if recipe.batch else None
         for rows in order.split(recipe.batch) if order is not None else (slice(None),):
-            value = loss(model(*(part[rows] for part in inputs)), y[rows])
+            batch = [part[rows] for part in inputs] if transform is None else [transform(inputs[0][rows])]
+            with torch.autocast(y.device.type, torch.bfloat16, enabled=recipe.bfloat16):
+                value = loss(model(*batch), y[rows])
             if penalty is not None:
                 value = value + penalty(model)
             optimizer.zero_grad()

@@ -67,6 +67,7 @@ SETS: dict[str, Source] = {
     "tinyshakespeare": Source(read.text, (at.TINYSHAKESPEARE,)),
     "shakespeare": Source(read.text, (at.SHAKESPEARE,), shakespeare_lines),
     "cifar10": Source(read.cifar10, (at.CIFAR10,)),
+    "cifar10_30k": Source(read.cifar10, (at.CIFAR10_30K,)),
     "cifar100": Source(read.cifar100, (at.CIFAR100,)),
     "svhn": Source(read.svhn, at.SVHN),
     "digits": Source(read.digits),

@@ -230,7 +230,7 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
                 panels[0, 0].axhline(np.mean([*summary[key].values()]), color="k", lw=0.8, ls=style, label=name)
         panels[0, 1].axhline(FEW, color="k", lw=0.8, ls=":")
         panels[0, 0].set(xscale="log", xlabel="λ", ylabel="test RMSE")
-        panels[0, 1].set(xscale="log", xlabel="λ", ylabel="trees left", yscale="symlog")
+        panels[0, 1].set(xscale="log", xlabel="λ", ylabel="trees left", yscale="symlog", ylim=(0, None))
         panels[0, 0].legend(fontsize=7)
         made["trees"] = fig
     at = next((p for p in gated.get("D = 2", []) if p["lam"] == c.claim), None)

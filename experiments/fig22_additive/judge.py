@@ -9,7 +9,7 @@ import numpy as np
 
 from dgating.paths._rules import choose
 from experiments.common.experiment import Record, Summary, Verdict
-from experiments.common.plots import COLOURS, band, figure
+from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig22_additive.measure import PLAIN, THRESHOLD, Configuration
 from experiments.fig22_additive.simulation import FUNCTIONS
@@ -226,16 +226,17 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
         base = name.removesuffix(PLAIN)
         style = {"color": COLOUR.get(base), "ls": ":" if name.endswith(PLAIN) else "-", "lw": 1.2}
         lams = [p["lam"] for p in m["points"]]
-        band(panels[0, 0], lams, np.array([p["error"] for p in m["points"]]).T.tolist(), name, **style)
+        # means alone: folds differ much more than methods do on one fold, and bands would hide that
+        panels[0, 0].plot(lams, [np.mean(p["error"]) for p in m["points"]], label=name, **style)
         panels[0, 1].plot(lams, [np.mean(p["left"]) for p in m["points"]], label=name, **style)
         panels[0, 1].plot(m["best"]["lam"], np.mean(m["best"]["left"]), marker="o", ms=4, color=style["color"])
     panels[0, 1].axhline(len(FUNCTIONS), color="k", lw=0.7, ls=":")
     panels[0, 0].axhline(c.noise**2, color="k", lw=0.7, ls=":")
-    panels[0, 0].set(ylabel="cross-validated squared error", ylim=(0.9 * c.noise**2, 2.5 * c.noise**2))
+    panels[0, 0].set(ylabel="cross-validated squared error", ylim=(0.95 * c.noise**2, 1.5 * c.noise**2))
     panels[0, 1].set(ylabel="functions left, mean (dot: at the best λ)")
     for panel in panels[0]:
         panel.set(xscale="log", xlabel="λ")
-    panels[0, 1].legend(fontsize=6)
+    legend(paths, panels)
     columns = min(4, len(summary))
     norms, panels = figure(columns=columns, rows=-(-len(summary) // columns), sharex=True, sharey=True)
     for panel, (name, m) in zip(panels.flat, summary.items(), strict=False):

@@ -105,8 +105,8 @@ def lassonet(data: Split, seed: int) -> Found:
 def hsic(data: Split, seed: int) -> Found:
     most = 100 if data[0].shape[1] == 784 else 200
     start = time.perf_counter()
-    order = hsic_lasso(data[0], data[2], most, jobs=torch.get_num_threads())
-    return [(order[:k], math.nan) for k in sorted(KS, reverse=True) if k <= most], {}, time.perf_counter() - start
+    chosen = hsic_lasso(data[0], data[2], [k for k in KS if k <= most], jobs=torch.get_num_threads())
+    return [(chosen[k], math.nan) for k in sorted(chosen, reverse=True)], {}, time.perf_counter() - start
 
 
 METHODS: dict[str, Callable[..., Found]] = {"dgating": dgating, "forest": forest, "lassonet": lassonet, "hsic": hsic}

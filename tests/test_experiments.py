@@ -19,16 +19,19 @@ from torch import nn
 
 import dgating as dg
 from experiments.common import report, store
+from experiments.common.baselines import hsic_lasso
 from experiments.common.compacted import compacted, without_inputs
 from experiments.common.experiment import SCALES, Place, Record
 from experiments.common.networks import accuracy, lenet
+from experiments.common.plots import band, figure
 from experiments.common.registry import experiment, names
 from experiments.common.runner import run
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.common.training import Recipe, train
-from experiments.common.watch import Watch
+from experiments.common.watch import Watch, settled
+from experiments.fig03_dynamics.judge import _tenth
 from experiments.fig03_dynamics.measure import fit
-from experiments.fig05_features.judge import accuracy_at
+from experiments.fig05_features.judge import _best, accuracy_at
 from experiments.fig05_features.measure import Configuration, _spread
 
 ROOT = Path(__file__).parent.parent
@@ -39,25 +42,18 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.mark.parametrize("name", names())
 def test_smoke(name: str, tmp_path: Path) -> None:
-    """Every experiment runs from end to end without data sets, and what it stores can be read, judged and drawn."""
+    """Every experiment runs from end to end without data sets; what it stores can be judged, drawn, at any moment."""
     file = run(name, "smoke", out=tmp_path)
     it = experiment(name)
     stored = store.load(file)
-    assert len(stored["cells"]) == stored["cells_in_all"] == len(it.cells(it.configurations["smoke"]))
+    configuration, settings = it.configurations["smoke"], it.settings("smoke")
+    assert len(stored["cells"]) == stored["cells_in_all"] == len(it.cells(configuration))
     found = report.reported(it, tmp_path, ("smoke",))
     assert found is not None
     assert "Incomplete" not in report.block(found)
     pictures = report.draw(found)
     assert pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
-
-
-@pytest.mark.parametrize("name", names())
-def test_no_result_depends_on_all_others(name: str, tmp_path: Path) -> None:
-    """A run that was interrupted can be reported at any moment: after each cell."""
-    file = run(name, "smoke", out=tmp_path)
-    it = experiment(name)
-    configuration, settings = it.configurations["smoke"], it.settings("smoke")
     records = store.read(file, settings)
     for n in range(1, len(records)):
         store.write(file, name, "smoke", settings, records[:n], len(records))
@@ -215,6 +211,73 @@ def test_mean_and_error() -> None:
     assert table(["a", "b"], [[1, 2]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
     records = [Record({"a": i % 2}, {}, 0.0) for i in range(4)]
     assert {k: len(v) for k, v in by(records, lambda cell: cell["a"]).items()} == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize(
+    ("looks", "first"),
+    [([1, 2, 3], 2), ([3, 3, 3], 0), ([1, 3, 3], 1), ([3, 1, 3], 2), ([True], 0), ([False, True, True], 1)],
+)
+def test_settled(looks: list[object], first: int) -> None:
+    assert settled(looks) == first
+    assert settled([torch.tensor([0, int(v)]) for v in looks]) == first  # type: ignore[call-overload]
+
+
+def test_watch_tells_the_first_certificate_from_the_one_that_stays() -> None:
+    net = nn.Linear(2, 3)
+    dg.gate_(net, dg.neurons(net))
+    watch = Watch(net, 0.1, every=1, window=1, threshold=1e-4)
+    yes, no = True, False
+    watch.steps = [10, 20, 30, 40, 50]
+    watch.left = [torch.tensor(v) for v in ([yes] * 3, [yes] * 3, [yes, yes, no], [yes, no, no], [yes, no, no])]
+    watch.certified = [
+        torch.tensor(v) for v in ([yes, yes, yes], [no, no, yes], [no, no, yes], [no, no, yes], [no, yes, yes])
+    ]
+    found = watch.found()
+    assert (found["left"], found["certified"], found["support_step"]) == (1, 2, 40)
+    assert (found["certified_step"], found["certified_for_good"]) == (10, 50)
+    assert (found["certified_above"], found["revoked"]) == (1, 1)
+    watch.certified[-1] = torch.tensor([no, no, yes])
+    assert watch.found()["certified_for_good"] is None
+
+
+def test_tenth() -> None:
+    assert _tenth([[0, 10, 0], [5, 0.5, 0], [10, 3, 0], [15, 1, 0], [20, 0.2, 0]]) == 15
+    assert math.isnan(_tenth([[0, 10, 0], [5, 0.5, 0], [10, 3, 0]]))
+
+
+def test_band_leaves_diverged_runs_out() -> None:
+    _, panels = figure()
+    nan = math.nan
+    band(panels[0, 0], [1, 2, 3], [[1.0, 2.0, nan], [3.0, nan, nan], [5.0, 4.0, 6.0]], "D = 3")
+    (line,) = panels[0, 0].lines
+    assert np.ma.filled(line.get_ydata(), nan).tolist()[:2] == [3.0, 3.0]
+    assert math.isnan(np.ma.filled(line.get_ydata(), nan)[2])
+
+
+def test_hsic_lasso_selects_at_every_k() -> None:
+    """With k columns to find, the k columns of the path: not the first k of a longer list."""
+    pytest.importorskip("pyHSICLasso", reason="from the dependency group peers")
+    generator = torch.Generator().manual_seed(0)
+    X = torch.randn(200, 12, generator=generator)
+    y = (X[:, 3] + 0.5 * X[:, 7] > 0).long()
+    found = hsic_lasso(X, y, (1, 2, 5))
+    assert found[1].tolist() == [3]
+    assert found[2].tolist() == [3, 7]
+    assert len(found[5]) <= 5
+    assert {3, 7} <= set(found[5].tolist())
+
+
+def test_best_counts_ahead_level_and_behind() -> None:
+    rival = {"LassoNet": (90.0, 1.0), "D = 2": (80.0, 1.0)}
+    cells = [(f"x {i}", {"D = 3": (ours, 1.0), "D = 4": (50.0, 1.0), **rival}) for i, ours in enumerate([95.0] * 9)]
+    assert _best(cells).status == "reproduced"
+    mixed = [*cells[:6], ("level", {"D = 3": (91.0, 1.0), **rival}), ("lost", {"D = 3": (80.0, 1.0), **rival})]
+    verdict = _best(mixed)
+    assert verdict.status == "partly"
+    assert "ahead of all others in 6 of 8 cells" in verdict.ours
+    assert "level in 1, behind in 1" in verdict.ours
+    assert verdict.why == "behind at lost: LassoNet 90.0, ours 80.0"
+    assert _best([("lost", {"D = 3": (80.0, math.nan), **rival})]).status == "not reproduced"
 
 
 def test_accuracy_at() -> None:

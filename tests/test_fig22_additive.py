@@ -290,6 +290,8 @@ def test_verdicts_by_hand() -> None:
     assert "5.0 (D = 3), 20.0 (SNAM)" in good[2].ours
     bad = verdicts(c, summarise(c, _records(18, 0.3, 1.4)))
     assert [v.status for v in bad] == ["reproduced", "not reproduced", "partly", "partly"]
+    assert "sd up to 0.3, error 1.400 with them" in bad[0].why
+    assert not good[0].why
     assert "divides small weights out" in bad[3].why
 
 

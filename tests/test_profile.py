@@ -222,6 +222,20 @@ def test_flops_that_torch_alone_would_miss(net, x, flops):
     )
 
 
+def test_flops_of_a_forward_that_returns_a_view_of_a_parameter():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(()))
+
+        def forward(self, x):
+            return self.bias.expand(len(x))
+
+    net = Constant()
+    assert profile(net, torch.randn(4, 2), repeats=1, warmup=0).flops == 0
+    assert net.bias.requires_grad
+
+
 def test_flops_of_the_backward_pass():
     net = mlp(16)
     forward, both = (profile(net, torch.randn(5, 8), repeats=1, backward=b).flops for b in (False, True))

@@ -7,7 +7,7 @@ LassoNet: Lemhadri, Ruan, Abraham, Tibshirani, JMLR 22(127), 2021. HSIC-Lasso: Y
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ def lassonet_path(
     def callback(model: Any, *_: Any) -> None:
         nonlocal spent
         begin = time.perf_counter()
-        look(model.model.input_mask().cpu().nonzero()[:, 0], lambda rows: np.asarray(model.predict(rows)))
+        columns = model.model.input_mask().cpu().nonzero()[:, 0]
+        look(columns, lambda rows: np.asarray(model.predict(rows.cpu().numpy())))
         spent += time.perf_counter() - begin
 
     start = time.perf_counter()
@@ -39,19 +40,29 @@ def lassonet_path(
         hidden_dims=hidden, **{"M": 10, **options}, random_state=seed, torch_seed=seed, verbose=0,
         device=torch.device(device),
     )  # fmt: skip
-    model.path(X, y, return_state_dicts=False, callback=callback)
+    model.path(X.cpu(), y.cpu(), return_state_dicts=False, callback=callback)
     return time.perf_counter() - start - spent
 
 
-def hsic_lasso(X: Tensor, y: Tensor, most: int, *, jobs: int = 1) -> Tensor:
-    """Columns in the order of HSIC-Lasso (blocks of 20 rows, three permutations), at most ``most``."""
+def hsic_lasso(X: Tensor, y: Tensor, ks: Sequence[int], *, jobs: int = 1) -> dict[int, Tensor]:
+    """For every k the columns of HSIC-Lasso (blocks of 20 rows, three permutations), largest coefficient first.
+
+    One path of its non-negative LARS up to the largest k; those with a positive coefficient at the last step that has
+    at most k of them. (``get_index`` of the package sorts the columns of the last step: its first k are not those.)
+    """
     from pyHSICLasso import HSICLasso  # pyright: ignore[reportMissingImports]
 
     np.linalg.linalg = np.linalg  # type: ignore[attr-defined]  (its fallback is named by it, gone from NumPy 2.4)
     model = HSICLasso()
     model.input(X.numpy(), y.numpy())
-    model.classification(most, B=20, M=3, n_jobs=jobs)
-    return torch.as_tensor(np.asarray(model.get_index()))
+    model.classification(max(ks), B=20, M=3, n_jobs=jobs)
+    steps = torch.as_tensor(np.asarray(model.path).T.copy())  # steps × columns
+    counts = (steps > 0).sum(1)
+    found = {}
+    for k in ks:
+        at = steps[int((counts <= k).nonzero()[-1])]
+        found[k] = at.argsort(descending=True, stable=True)[: int((at > 0).sum())]
+    return found
 
 
 def forest_order(X: Tensor, y: Tensor, *, seed: int, trees: int = 500, jobs: int = 1) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -43,6 +44,21 @@ def without_inputs(model: nn.Module, X: Tensor, threshold: float) -> dict[str, A
     else:
         small = layer
     return _compared(full, small, X, X[:, kept])
+
+
+@torch.no_grad()
+def sizes(models: Mapping[str, nn.Module], *inputs: Tensor, rows: int = 64) -> dict[str, Any]:
+    """Of models of one function: parameters, FLOPs of one row, largest difference from the outputs of the first."""
+    few = tuple(x[:rows] for x in inputs)
+    outputs = next(iter(models.values()))(*inputs)
+    return {
+        name: {
+            "parameters": _count(model),
+            "flops": dg.profile(model, few, repeats=1).flops // len(few[0]),
+            "difference": float((model(*inputs) - outputs).abs().max()),
+        }
+        for name, model in models.items()
+    }
 
 
 def _zeroed(model: nn.Module, threshold: float) -> nn.Module:

@@ -13,8 +13,8 @@ import torch
 import dgating
 
 
-def environment() -> dict[str, Any]:
-    """What a stored number depends on besides its configuration."""
+def environment(device: str = "cuda") -> dict[str, Any]:
+    """What a stored number depends on besides its configuration. ``gpu`` is named only where ``device`` is one."""
     return {
         "dgating": dgating.__version__,
         "torch": torch.__version__,
@@ -25,7 +25,7 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "malloc": {k: v for k, v in os.environ.items() if k.startswith("MALLOC_")},
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name() if device.startswith("cuda") and torch.cuda.is_available() else None,
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,  # a busy machine explains noise
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }

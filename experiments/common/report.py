@@ -29,10 +29,10 @@ python -m experiments run fig04_regression --scale cpu --data FOLDER --jobs 2
 python -m experiments report
 ```
 
-`smoke` runs in seconds on tables that scikit-learn brings and checks the code, `cpu` takes two cores about an hour and
-is a scaled-down run where a folder says so, `paper` is the full protocol. Results are stored in each folder
-(`results/*.json`: configuration, versions, machine, seconds, seeds); an interrupted run goes on where it stopped. This
-page is rendered from them. Numbers of the paper are quoted from it; a dash means that it gives none.
+`smoke` runs in seconds on tables that scikit-learn brings and checks the code, `cpu` is what two cores do in one to a
+few hours and is a scaled-down run where a folder says so, `paper` is the full protocol. Results are stored in each
+folder (`results/*.json`: configuration, versions, machine, seconds, seeds); an interrupted run goes on where it
+stopped. This page is rendered from them. Numbers of the paper are quoted from it; a dash means that it gives none.
 """
 
 
@@ -52,20 +52,23 @@ class Reported:
 
 
 def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = SHOWN) -> Reported | None:
-    """The largest stored run of an experiment, ``None`` where there is none."""
+    """The largest complete run that is stored, else the largest incomplete one, ``None`` where there is none."""
+    stored = []
     for scale in scales:
         file = results(it, out) / f"{scale}.json"
         records = store.read(file, it.settings(scale))
         if records:
-            head = store.load(file)
-            configuration = it.configurations[scale]
-            summary = it.summarise(configuration, records)
-            machines = sorted({r.environment.get("gpu") or r.environment.get("cpu", "?") for r in records})
-            return Reported(
-                it, scale, file, summary, it.verdicts(configuration, summary), len(records), head["cells_in_all"],
-                head["seconds"], ", ".join(machines),
-            )  # fmt: skip
-    return None
+            stored.append((scale, file, records, store.load(file)))
+    if not stored:
+        return None
+    scale, file, records, head = next((s for s in stored if len(s[2]) == s[3]["cells_in_all"]), stored[0])
+    configuration = it.configurations[scale]
+    summary = it.summarise(configuration, records)
+    machines = sorted({r.environment.get("gpu") or r.environment.get("cpu", "?") for r in records})
+    return Reported(
+        it, scale, file, summary, it.verdicts(configuration, summary), len(records), head["cells_in_all"],
+        head["seconds"], ", ".join(machines),
+    )  # fmt: skip
 
 
 def block(found: Reported) -> str:

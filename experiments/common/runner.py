@@ -84,4 +84,4 @@ def _one(name: str, scale: str, cell: Cell, place: Place) -> Record:
     with some_threads(THREADS):
         start = time.perf_counter()
         found = measure(it.configurations[scale], cell, place)
-        return Record(cell, found, round(time.perf_counter() - start, 3), environment())
+        return Record(cell, found, round(time.perf_counter() - start, 3), environment(place.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +10,14 @@ from torch import Tensor, nn
 
 import dgating as dg
 from dgating._units import units
+
+
+def settled(looks: Sequence[Any]) -> int:
+    """The first look from which on all are like the last one (tensors or plain values)."""
+    first = len(looks) - 1
+    while first > 0 and bool(torch.all(torch.as_tensor(looks[first - 1] == looks[-1]))):
+        first -= 1
+    return first
 
 
 class Watch:
@@ -53,20 +62,22 @@ class Watch:
         """Groups left at the end, certified groups, and the first steps at which either knew the final support.
 
         ``support_step``: from this look on the threshold shows the support of the last look. ``certified_step``: the
-        first look at which every group that is gone at the end was certified, ``None`` if that never happened.
-        ``certified_above``: groups that were certified at some look and are still above the threshold at the last
-        one: they fall with every further step.
+        first look at which every group that is gone at the end was certified, ``None`` if that never happened;
+        ``certified_for_good``: from this look on that is so. ``certified_above``: groups that were certified at some
+        look and are still above the threshold at the last one. ``revoked``: groups that were certified at some look and
+        are not at the last one, because the bound on their gradient has grown.
         """
         last = self.left[-1]
-        same = [bool(torch.equal(left, last)) for left in self.left]
-        first = next(i for i in range(len(same)) if all(same[i:]))
         gone = ~last
-        whole = [i for i, known in enumerate(self.certified) if bool(known[gone].all())] if gone.any() else []
+        whole = [bool(known[gone].all()) for known in self.certified] if gone.any() else []
         ever = torch.stack(self.certified).any(0) if self.certified else None
+        for_good = settled(whole) if whole and whole[-1] else None
         return {
             "left": int(last.sum()),
             "certified": int(self.certified[-1].sum()) if self.certified else None,
-            "support_step": self.steps[first],
-            "certified_step": self.steps[whole[0]] if whole else None,
+            "support_step": self.steps[settled(self.left)],
+            "certified_step": self.steps[whole.index(True)] if True in whole else None,
+            "certified_for_good": None if for_good is None else self.steps[for_good],
             "certified_above": int((ever & last).sum()) if ever is not None else None,
+            "revoked": int((ever & ~self.certified[-1]).sum()) if ever is not None else None,
         }

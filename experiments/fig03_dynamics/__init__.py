@@ -5,8 +5,9 @@ from experiments.fig03_dynamics.judge import plots, summarise, tables, verdicts
 from experiments.fig03_dynamics.measure import Configuration, cells, measure
 
 SMOKE = Configuration(
-    dataset="digits", hidden=(30, 10), seeds=(0,), depths=(2, 3), lams=(0.1,), batch=256, adam_steps=200, looks=20
-)
+    dataset="digits", hidden=(30, 10), seeds=(0,), depths=(2, 3), lams=(0.1,), batch=256, sgd_lr=0.1,
+    larger_lrs=(0.2,), adam_steps=200, looks=20,
+)  # fmt: skip
 PAPER = Configuration(lams=(3e-4, 1e-3, 3e-3, 1e-2, 3e-2), seeds=(0, 1, 2, 3, 4), adam_steps=20_000)
 
 EXPERIMENT = Experiment(

@@ -26,7 +26,7 @@ class Configuration:
     """Open in the paper: strengths, step size, batch, length, and what a neuron's group is (here: its incoming row).
 
     A run lasts ``folds`` times the slowest time constant D / (4 λ); the rate is fitted on the first ``fitted`` of
-    them, chosen before looking.
+    them, chosen before looking. ``larger_lrs``: the slowest decay (smallest λ, largest D) with larger steps, once.
     """
 
     dataset: str = "mnist"
@@ -34,22 +34,26 @@ class Configuration:
     seeds: tuple[int, ...] = (0, 1, 2)
     depths: tuple[int, ...] = (2, 3, 4)
     lams: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
-    sgd_lr: float = 0.1
+    sgd_lr: float = 0.025
+    larger_lrs: tuple[float, ...] = (0.05, 0.1)
     adam_lr: float = 1e-3
     adam_steps: int = 4000
     batch: int = 256
     folds: float = 4.0
     fitted: float = 3.0
     looks: int = 120
-    version: int = 1
+    version: int = 2
 
 
 def cells(c: Configuration) -> list[Cell]:
     """Seed by seed, so that a part of a run has every setting; short trainings first."""
-    return [
-        {"optimizer": optimizer, "lam": lam, "depth": depth, "seed": seed}
+    lrs = {"sgd": c.sgd_lr, "adam": c.adam_lr}
+    made: list[Cell] = [
+        {"optimizer": optimizer, "lr": lrs[optimizer], "lam": lam, "depth": depth, "seed": seed}
         for seed in c.seeds for optimizer in ("sgd", "adam") for lam in reversed(c.lams) for depth in c.depths
     ]  # fmt: skip
+    slowest = {"lam": min(c.lams), "depth": max(c.depths), "seed": c.seeds[0]}
+    return made + [{"optimizer": "sgd", "lr": lr, **slowest} for lr in c.larger_lrs]
 
 
 def rows(c: Configuration, place: Place) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -69,9 +73,8 @@ def rows(c: Configuration, place: Place) -> tuple[Tensor, Tensor, Tensor, Tensor
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     """The gaps L - L_w = λ M and R - R_w at every look, the fitted rate, and what is left of the network."""
     X, X_test, y, y_test = rows(c, place)
-    lam, depth, sgd = cell["lam"], cell["depth"], cell["optimizer"] == "sgd"
-    steps = math.ceil(c.folds * depth / (4 * lam * c.sgd_lr)) if sgd else c.adam_steps
-    lr = c.sgd_lr if sgd else c.adam_lr
+    lam, depth, lr, sgd = cell["lam"], cell["depth"], cell["lr"], cell["optimizer"] == "sgd"
+    steps = math.ceil(c.folds * depth / (4 * lam * lr)) if sgd else c.adam_steps
     torch.manual_seed(cell["seed"])
     net = lenet(X.shape[1], int(y.max()) + 1, c.hidden)
     for i in range(len(c.hidden)):
@@ -83,9 +86,9 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     watch = Watch(net, lam, every=every, window=min(epoch, max(1, steps // 4)), threshold=THRESHOLD)
     curve: list[tuple[int, float, float]] = []
 
-    def look(step: int, optimizer: torch.optim.Optimizer) -> bool:
-        watch.on_step(step, optimizer)
-        if step % every == 0:
+    def look(step: int, _: torch.optim.Optimizer) -> bool:
+        if step % every == 0 or step == steps:
+            watch.look(step)
             curve.append(gaps(net, step))
         return step == steps
 
@@ -97,7 +100,7 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     )  # fmt: skip
     window = [(step, m) for step, m, _ in curve if not sgd or step * lr * 4 * lam / depth <= c.fitted]
     return {
-        "lr": lr, "steps": steps, "curve": [[s, float(f"{m:.6g}"), float(f"{r:.6g}")] for s, m, r in curve],
+        "steps": steps, "curve": [[s, float(f"{m:.6g}"), float(f"{r:.6g}")] for s, m, r in curve],
         "fit": fit([s * lr for s, _ in window], [m for _, m in window]) if sgd else None,
         "accuracy": accuracy(net, X_test, y_test), **watch.found(), "compact": compacted(net, X_test, THRESHOLD),
     }  # fmt: skip

@@ -15,6 +15,7 @@ import dgating as dg
 from experiments import data
 from experiments.common.experiment import Cell, Place
 from experiments.common.training import Recipe, train
+from experiments.common.watch import settled
 from experiments.fig08_trees.node import Ensemble
 
 EPSILON = 1.1920929e-07  # of float32: the paper's threshold for other networks
@@ -193,16 +194,22 @@ class _Watch:
         return out
 
     def supports(self) -> dict[str, Any]:
-        """Trees left, and the epoch and the second from which on the same ones are left, by both."""
-        first, sooner = (_settled(masks) for masks in (self.dead, self.known))
+        """Trees left; when the threshold has shown for good which, and when the monitor has known all dead ones."""
+        gone = self.dead[-1]
+        # the monitor knows when every tree that is dead at the end is known, from there on
+        knew = [bool(known[gone].all()) for known in self.known]
+        first, sooner = settled(self.dead), settled(knew)
         return {
-            "left": int((~self.dead[-1]).sum()),
+            "left": int((~gone).sum()),
             "left_epsilon": self.c.trees - self.below_epsilon[-1],
             "norms": sorted((round(float(v), 6) for v in _only(dg.group_norms(self.model)) if v > 1e-6), reverse=True),
-            "support": {"epoch": self.epochs[first], "seconds": self.seconds[first]},
-            "known": {"epoch": self.epochs[sooner], "seconds": self.seconds[sooner]},
+            "support": self._when(first) if gone.any() else None,
+            "known": self._when(sooner) if gone.any() and knew[-1] else None,
             "seconds": self.seconds[-1],
         }
+
+    def _when(self, look: int) -> dict[str, Any]:
+        return {"epoch": self.epochs[look], "seconds": self.seconds[look]}
 
     def certificate(self, depth: int) -> dict[str, Any]:
         """What the monitor says at the end, and what is left of the model when its trees are zero.
@@ -231,14 +238,6 @@ class _Watch:
 def _only(by_name: dict[str, Tensor]) -> Tensor:
     (value,) = by_name.values()
     return value
-
-
-def _settled(masks: list[Tensor]) -> int:
-    """The first look from which on all looks agree."""
-    first = len(masks) - 1
-    while first > 0 and torch.equal(masks[first - 1], masks[-1]):
-        first -= 1
-    return first
 
 
 def compacted(c: Configuration, model: nn.Module, rows: Split) -> dict[str, Any]:

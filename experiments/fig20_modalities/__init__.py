@@ -6,11 +6,9 @@ from experiments.fig20_modalities.measure import Configuration, cells, measure
 
 SMOKE = Configuration(
     dataset="digits", alphas=(0.0, 0.5), depths=(2, 3), splits=(0,), rows=160, validation_rows=80, test_rows=80,
-    channels=(4, 4), hidden=16, width=8, epochs=6, more_epochs=3, lr=0.02, lams=3, lam_low=0.02,
+    channels=(4, 4), hidden=16, width=8, warm_epochs=6, epochs=3, lr=0.02, lams=3, lam_low=0.02,
 )  # fmt: skip
-CPU = Configuration(
-    pool=2, channels=(8, 16), epochs=12, more_epochs=7, lr=0.015, schedule="cosine", lams=9, lam_low=0.02, lam_high=1.2
-)
+CPU = Configuration(pool=2, channels=(8, 16), warm_epochs=10, epochs=14, lr=0.05, lams=8, lam_low=5e-3)
 
 EXPERIMENT = Experiment(
     name="fig20_modalities",

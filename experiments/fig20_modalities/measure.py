@@ -13,6 +13,7 @@ from torch import nn
 
 import dgating as dg
 from experiments import data
+from experiments.common.compacted import sizes
 from experiments.common.experiment import Cell, Place
 from experiments.common.training import Recipe, train
 from experiments.common.watch import Watch
@@ -27,9 +28,9 @@ THRESHOLD = 1e-5  # the paper's
 class Configuration:
     """Section 9.9. Open there and ours: target, functions, noise, validation rows, sizes, schedule, strengths.
 
-    ``epochs`` is the length of a training. With ``more_epochs`` the strengths of a cell form one warm path: the first
-    has ``epochs``, each later one goes on from the model before it for ``more_epochs``, with a schedule of its own.
-    Without it (``None``) every strength starts from the same fresh network, as we read the paper.
+    ``epochs`` is the length of a training. With ``warm_epochs`` every strength goes on from one network that was
+    trained for so long at the smallest; without, from the same fresh network, as we read the paper. Either way all
+    strengths have trained equally long, so that rules which compare them compare strengths.
 
     ``pool`` is the side of the squares of pixels that are averaged before anything else.
     """
@@ -47,7 +48,7 @@ class Configuration:
     hidden: int = 64
     width: int = 16
     epochs: int = 300
-    more_epochs: int | None = None
+    warm_epochs: int = 0
     batch: int = 32
     lr: float = 5e-3
     momentum: float = 0.8
@@ -55,7 +56,7 @@ class Configuration:
     lams: int = 12
     lam_low: float = 1e-3
     lam_high: float = 1.0
-    version: int = 1
+    version: int = 2
 
     @property
     def grid(self) -> list[float]:
@@ -73,26 +74,19 @@ def cells(c: Configuration) -> list[Cell]:
 
 
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
-    """A point for every strength, a warm path until nothing is left; compact models at the two chosen ones."""
+    """A point for every strength; compact models at the two chosen ones."""
     found = data.load(c.dataset, place.data)
     assert isinstance(found, data.Dataset)
     rows = (c.rows, c.validation_rows, c.test_rows)
     parts = simulate(found, cell["alpha"], cell["split"], rows, c.noise, c.pool, place.device)
-    generator = place.generator(cell["split"])
+    start = _fresh(c, cell, parts[0], place)
+    if c.warm_epochs:
+        _train(c, start, parts, c.grid[0], c.warm_epochs, place.generator(1000 + cell["split"]))
     points: list[dict[str, Any]] = []
     models: list[LateFusion] = []
-    net, begin = _fresh(c, cell, parts[0], place), 0
-    for i, lam in enumerate(c.grid):
-        warm = c.more_epochs is not None and i > 0
-        if i > 0 and not warm:
-            net, begin, generator = _fresh(c, cell, parts[0], place), 0, place.generator(cell["split"])
-        epochs = c.more_epochs if warm else c.epochs
-        assert epochs is not None
-        points.append(_train(c, net, parts, lam, epochs, begin, generator))
-        begin += epochs
-        models.append(copy.deepcopy(net))
-        if c.more_epochs is not None and not points[-1].get("left"):
-            break  # nothing comes back at a larger strength, nor from numbers that are not finite
+    for lam in c.grid:
+        models.append(copy.deepcopy(start))
+        points.append(_train(c, models[-1], parts, lam, c.epochs, place.generator(cell["split"])))
     out: dict[str, Any] = {"points": points}
     for rule in RULES:
         at = chosen(points, rule)
@@ -108,7 +102,7 @@ def _fresh(c: Configuration, cell: Cell, part: Part, place: Place) -> LateFusion
 
 
 def _train(
-    c: Configuration, net: LateFusion, parts: tuple[Part, Part, Part], lam: float, epochs: int, begin: int,
+    c: Configuration, net: LateFusion, parts: tuple[Part, Part, Part], lam: float, epochs: int,
     generator: torch.Generator,
 ) -> dict[str, Any]:  # fmt: skip
     fit = parts[0]
@@ -141,9 +135,8 @@ def _train(
         "rmse_error": float(f"{standard_error(errors[1]):.4g}"),
         "certified": _named(monitor.absorbed()["modalities"]) if watch.depth > 2 else None,
         "theorem": monitor.coverage == "theorem",
-        "epochs": [begin, begin + epochs],
-        "support_epoch": begin + found["support_step"] // epoch,
-        "certified_epoch": None if found["certified_step"] is None else begin + found["certified_step"] // epoch,
+        "support_epoch": found["support_step"] // epoch,
+        "certified_epoch": None if found["certified_for_good"] is None else found["certified_for_good"] // epoch,
         "certified_above": found["certified_above"],
     }
     if watch.depth == 2:
@@ -183,15 +176,6 @@ def _sizes(net: LateFusion, part: Part) -> dict[str, Any]:
     full = copy.deepcopy(net).eval()
     dg.zero_(full, {name: norms <= THRESHOLD for name, norms in dg.group_norms(full).items()})
     dg.collapse_(full)
-    rows = tuple(x[:64] for x in part.inputs)
-    models = {"full": full, "compact": dg.compact(full, rows), "without": without_dead_branches(full)}
-    with torch.no_grad():
-        outputs = full(*part.inputs)
-        return {
-            name: {
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "flops": dg.profile(model, rows, repeats=1).flops // 64,
-                "difference": float((model(*part.inputs) - outputs).abs().max()),
-            }
-            for name, model in models.items()
-        }
+    example = tuple(x[:64] for x in part.inputs)
+    models = {"full": full, "compact": dg.compact(full, example), "without": without_dead_branches(full)}
+    return sizes(models, *part.inputs)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from experiments.common.compacted import sizes
 from experiments.common.experiment import Cell, Place
 from experiments.common.training import Recipe, train
-from experiments.common.watch import Watch
+from experiments.common.watch import Watch, settled
 from experiments.fig22_additive.network import (
     AdditiveNetworks,
     by_column,
@@ -178,11 +179,10 @@ def _times(left: list[Tensor], certified: list[Tensor]) -> dict[str, Any]:
     """Epochs from which the threshold shows the last support, and from which the certificate holds of all it leaves
     out; groups that were certified at some epoch and are above the threshold, or not certified, at the last."""
     last = left[-1]
-    support = next(i for i in range(len(left)) if all(bool(torch.equal(at, last)) for at in left[i:]))
-    out: dict[str, Any] = {"support_epoch": support + 1}
+    out: dict[str, Any] = {"support_epoch": settled(left) + 1}
     if certified:
         known = [bool(at[~last].all()) for at in certified]
-        first = next((i for i in range(len(known)) if all(known[i:])), None) if (~last).any() else None
+        first = settled(known) if (~last).any() and known[-1] else None
         ever = torch.stack(certified).any(0)
         out |= {
             "certified": int(certified[-1].sum()),
@@ -197,15 +197,5 @@ def _sizes(net: AdditiveNetworks, folds: Folds) -> dict[str, Any]:
     """Of the model of fold 0: as it is, compact, and reading only the columns that are left."""
     full = separated(recalibrated(zeroed(net), folds.X, folds.y), 0)
     X = folds.X_test[:, 0]
-    rows = (X[:64],)
-    models = {"full": full, "compact": dg.compact(full, rows), "without": without_dead_columns(full)}
-    with torch.no_grad():
-        outputs = full(X)
-        return {
-            name: {
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "flops": dg.profile(model, rows, repeats=1).flops // 64,
-                "difference": float((model(X) - outputs).abs().max()),
-            }
-            for name, model in models.items()
-        }
+    models = {"full": full, "compact": dg.compact(full, (X[:64],)), "without": without_dead_columns(full)}
+    return sizes(models, X)

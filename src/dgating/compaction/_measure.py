@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from dgating._checks import check_weights
 from dgating.compaction._flops import FORMULAS, taken_apart
 from dgating.compaction._inputs import Args, Kwargs, call_kwargs, tensors_of, uncompiled
-
-if TYPE_CHECKING:
-    pass
 
 
 class Subject:
@@ -54,8 +51,15 @@ class Subject:
             torch.autograd.grad(outputs, self.trainable, [torch.ones_like(t) for t in outputs], allow_unused=True)
 
     def flops(self) -> int:
-        with taken_apart(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-            self.call(uncompiled(self.model))  # compiled code hides its operators
+        frozen = [] if self.backward else self.trainable
+        try:
+            for p in frozen:  # else a forward that returns a view of a parameter trips over the counter's hooks
+                p.requires_grad_(False)
+            with taken_apart(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
+                self.call(uncompiled(self.model))  # compiled code hides its operators
+        finally:
+            for p in frozen:
+                p.requires_grad_(True)
         return counter.get_total_flops()
 
     def peak_bytes(self, cuda: list[torch.device]) -> int | None:

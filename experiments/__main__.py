@@ -24,6 +24,7 @@ class Scale(str, Enum):
 
     smoke = "smoke"
     cpu = "cpu"
+    gpu = "gpu"
     paper = "paper"
 
 
@@ -50,14 +51,14 @@ def run_(
         chosen = dict(pair.split("=", 1) for pair in only or [])
     except ValueError:
         raise typer.BadParameter(f"--only: expected KEY=VALUE, received {only}.") from None
-    for each in names() if name == "all" else [name]:
+    every = [each for each in names() if scale.value in experiment(each).configurations]
+    for each in every if name == "all" else [name]:
         try:
             run(each, scale.value, data=data, out=out, jobs=jobs, device=device, only=chosen, restart=restart)
         except (ValueError, DataMissing, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(1) from None
-        found = reported(experiment(each), out, (scale.value,))
-        if found is not None:
+        for found in reported(experiment(each), out, (scale.value,)):
             draw(found)
             Console().print(Markdown(block(found)))
 

@@ -48,8 +48,7 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     stored = store.load(file)
     configuration, settings = it.configurations["smoke"], it.settings("smoke")
     assert len(stored["cells"]) == stored["cells_in_all"] == len(it.cells(configuration))
-    found = report.reported(it, tmp_path, ("smoke",))
-    assert found is not None
+    (found,) = report.reported(it, tmp_path, ("smoke",))
     assert "Incomplete" not in report.block(found)
     pictures = report.draw(found)
     assert pictures
@@ -57,8 +56,7 @@ def test_smoke(name: str, tmp_path: Path) -> None:
     records = store.read(file, settings)
     for n in range(1, len(records)):
         store.write(file, name, "smoke", settings, records[:n], len(records))
-        found = report.reported(it, tmp_path, ("smoke",))
-        assert found is not None
+        (found,) = report.reported(it, tmp_path, ("smoke",))
         assert f"Incomplete: {n} of {len(records)}" in report.block(found)
         assert it.plots(configuration, found.summary) is not None
 
@@ -66,7 +64,8 @@ def test_smoke(name: str, tmp_path: Path) -> None:
 def test_scales_of_every_experiment() -> None:
     for name in names():
         it = experiment(name)
-        for scale in SCALES:
+        assert {*SCALES} - {"gpu"} <= set(it.configurations) <= {*SCALES}
+        for scale in it.configurations:
             cells = [store.key(cell) for cell in it.cells(it.configurations[scale])]
             assert len(cells) == len(set(cells)) > 0
             json.dumps(it.settings(scale), allow_nan=False)
@@ -188,14 +187,13 @@ def test_the_pages_hold_what_is_stored() -> None:
     for file, text in report.rendered():
         assert file.read_text(encoding="utf-8") == text, f"{file.parent.name}: run python -m experiments report"
     for name in names():
-        found = report.reported(experiment(name))
-        for picture in [] if found is None else report.pictures(found):
+        for picture in (p for found in report.reported(experiment(name)) for p in report.pictures(found)):
             assert (experiment(name).folder / "results" / f"{picture}.png").is_file()
 
 
 def test_smoke_runs_are_never_reported(tmp_path: Path) -> None:
     run("fig04_regression", "smoke", out=tmp_path, only={"method": "oracle"})
-    assert report.reported(experiment("fig04_regression"), tmp_path) is None
+    assert report.reported(experiment("fig04_regression"), tmp_path) == []
 
 
 # shared parts

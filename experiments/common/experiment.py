@@ -16,7 +16,7 @@ import torch
 
 Cell = dict[str, Any]
 Summary = dict[str, Any]
-SCALES = ("smoke", "cpu", "paper")
+SCALES = ("smoke", "cpu", "gpu", "paper")
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Experiment:
     Args:
         name: of the folder, after the first figure.
         title: a line for the list.
-        configurations: a frozen dataclass for each of ``smoke`` (seconds, any machine), ``cpu`` (about an hour on two
-            cores) and ``paper`` (the full protocol).
+        configurations: a frozen dataclass for each of ``smoke`` (seconds, any machine), ``cpu`` (one to a few hours on
+            two cores), where it pays ``gpu`` (minutes to an hour on one), and ``paper`` (the full protocol).
         cells: all cells of a configuration.
         measure: ``measure(configuration, cell, place) -> dict`` of JSON values.
         summarise: ``summarise(configuration, records) -> dict``: the numbers that tables, pictures and verdicts show.
@@ -83,9 +83,10 @@ class Experiment:
     datasets: Callable[[Any], Sequence[str]] = lambda configuration: ()
 
     def __post_init__(self) -> None:
-        """Every scale, and nothing else."""
-        if tuple(self.configurations) != SCALES or not all(map(is_dataclass, self.configurations.values())):
-            raise ValueError(f"{self.name}: expected a dataclass for each of {SCALES}.")
+        """Every scale, ``gpu`` if it likes, and nothing else."""
+        given = set(self.configurations)
+        if given | {"gpu"} != set(SCALES) or not all(map(is_dataclass, self.configurations.values())):
+            raise ValueError(f"{self.name}: expected a dataclass for each of {SCALES}, received {sorted(given)}.")
 
     @property
     def folder(self) -> Path:

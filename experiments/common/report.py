@@ -17,7 +17,7 @@ from experiments.common.runner import results
 from experiments.common.statistics import table
 
 BEGIN, END = "<!-- results: rendered by `python -m experiments report` -->", "<!-- end of results -->"
-SHOWN = ("paper", "cpu")  # a smoke run checks code, not claims: it is never reported
+SHOWN = ("paper", "gpu", "cpu")  # a smoke run checks code, not claims: it is never reported
 
 HEAD = """# Experiments
 
@@ -51,24 +51,22 @@ class Reported:
     machine: str
 
 
-def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = SHOWN) -> Reported | None:
-    """The largest complete run that is stored, else the largest incomplete one, ``None`` where there is none."""
+def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = SHOWN) -> list[Reported]:
+    """What is stored of an experiment, a complete run before incomplete ones, then the larger scale first."""
     stored = []
-    for scale in scales:
+    for scale in (scale for scale in scales if scale in it.configurations):
         file = results(it, out) / f"{scale}.json"
         records = store.read(file, it.settings(scale))
-        if records:
-            stored.append((scale, file, records, store.load(file)))
-    if not stored:
-        return None
-    scale, file, records, head = next((s for s in stored if len(s[2]) == s[3]["cells_in_all"]), stored[0])
-    configuration = it.configurations[scale]
-    summary = it.summarise(configuration, records)
-    machines = sorted({r.environment.get("gpu") or r.environment.get("cpu", "?") for r in records})
-    return Reported(
-        it, scale, file, summary, it.verdicts(configuration, summary), len(records), head["cells_in_all"],
-        head["seconds"], ", ".join(machines),
-    )  # fmt: skip
+        if not records:
+            continue
+        head, configuration = store.load(file), it.configurations[scale]
+        summary = it.summarise(configuration, records)
+        machines = sorted({r.environment.get("gpu") or r.environment.get("cpu", "?") for r in records})
+        stored.append(Reported(
+            it, scale, file, summary, it.verdicts(configuration, summary), len(records), head["cells_in_all"],
+            head["seconds"], ", ".join(machines),
+        ))  # fmt: skip
+    return sorted(stored, key=lambda found: found.cells < found.cells_in_all)
 
 
 def block(found: Reported) -> str:
@@ -121,26 +119,29 @@ def page() -> str:
     """The text of ``experiments/README.md``."""
     lines = [HEAD]
     for name in names():
-        it, found = experiment(name), reported(experiment(name))
+        it, stored = experiment(name), reported(experiment(name))
         lines += [f"## [{it.title}]({name}/README.md)", ""]
-        if found is None:
+        if not stored:
             lines += [f"Not run yet: `python -m experiments run {name} --scale cpu`.", ""]
-            continue
-        whole = (
-            "" if found.cells == found.cells_in_all else f", incomplete: {found.cells} of {found.cells_in_all} cells"
-        )
-        lines += [f"`python -m experiments run {name} --scale {found.scale}` ({found.seconds / 60:.0f} min{whole})", ""]
-        lines += [verdict_table(found), ""]
+        for found in stored:
+            n, m = found.cells, found.cells_in_all
+            whole = "" if n == m else f", incomplete: {n} of {m} cells"
+            minutes = f"{found.seconds / 60:.0f} min on {found.machine}{whole}"
+            lines += [f"`python -m experiments run {name} --scale {found.scale}` ({minutes})", ""]
+            lines += [verdict_table(found), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def readme(it: Experiment, found: Reported | None) -> str:
+def readme(it: Experiment, stored: list[Reported]) -> str:
     """An experiment's README with its block of results."""
     text = (it.folder / "README.md").read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{it.name}/README.md: expected the two marks {BEGIN!r} and {END!r}.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    inside = block(found) if found else "Not run yet."
+    blocks = [block(found) for found in stored]
+    if len(stored) > 1:
+        blocks = [f"## Scale `{found.scale}`\n\n{text}" for found, text in zip(stored, blocks, strict=True)]
+    inside = "\n\n".join(blocks) or "Not run yet."
     return f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}"
 
 
@@ -159,6 +160,5 @@ def report() -> list[Path]:
         write_text(file, text)
         made.append(file)
     for name in names():
-        found = reported(experiment(name))
-        made += [] if found is None else draw(found)
+        made += [file for found in reported(experiment(name)) for file in draw(found)]
     return made

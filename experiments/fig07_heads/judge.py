@@ -109,7 +109,9 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
             lams = [r["lam"] for r in runs]
             for pick, style in ((min, ":"), (max, "-")):
                 norms = [max(pick(r["norms"]), 1e-9) for r in runs]
-                panels[0, 2].plot(lams, norms, color=colour, ls=style, lw=1, label=f"{method}: {pick.__name__}imal norm")
+                panels[0, 2].plot(
+                    lams, norms, color=colour, ls=style, lw=1, label=f"{method}: {pick.__name__}imal norm"
+                )
     panels[0, 2].axhline(THRESHOLD, color="k", lw=0.7, ls=":")
     panels[0, 2].set(xscale="log", yscale="log", xlabel="λ", ylabel="norm of a value matrix")
     legend(made, panels)

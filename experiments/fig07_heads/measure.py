@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +162,7 @@ def value_norms(net: GPT) -> Tensor:
 
 @torch.no_grad()
 def scores(net: nn.Module, text: Corpus, batch: int = 32) -> tuple[float, float]:
-    """Cross-entropy of the next character (nats; the perplexity is its exponential), and how often the best is right."""
+    """Cross-entropy of the next character in nats (the perplexity is its exponential), share of right guesses."""
     net.eval()
     loss = right = 0.0
     for X, y in zip(text.X.split(batch), text.y.split(batch), strict=True):

@@ -18,6 +18,7 @@ class Attention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, t, width) to the same."""
         b, t, _ = x.shape
         q, k, v = (layer(x).view(b, t, self.heads, -1).transpose(1, 2) for layer in (self.query, self.key, self.value))
         rate = self.rate if self.training else 0.0
@@ -36,6 +37,7 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, t, width) to the same."""
         x = x + self.attention(self.norm1(x))
         return x + self.dropout(self.down(self.up(self.norm2(x)).relu()))
 

@@ -244,6 +244,16 @@ def test_flops_of_the_backward_pass():
     assert both == 2 * first + 3 * second  # the input needs no gradient
 
 
+def test_backward_pass_of_a_gated_model():
+    """The parametrizations take parameters in as inputs of modules."""
+    net = mlp(16)
+    plain = profile(net, torch.randn(5, 8), repeats=1, warmup=0, backward=True)
+    dg.gate_(net, dg.features(net[0]))
+    gated = profile(net, torch.randn(5, 8), repeats=1, warmup=0, backward=True)
+    assert gated.flops == plain.flops
+    assert gated.parameters == plain.parameters + 2 * 8
+
+
 def test_peak_counts_what_is_alive_together():
     x = torch.ones(256)
     with LiveBytes() as live:

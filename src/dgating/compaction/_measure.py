@@ -12,10 +12,25 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from dgating._checks import check_weights
 from dgating.compaction._flops import FORMULAS, taken_apart
 from dgating.compaction._inputs import Args, Kwargs, call_kwargs, tensors_of, uncompiled
+
+
+class _Whole(ModuleTracker):
+    """Stands in for the counter's module tracker: only the total is wanted.
+
+    The tracker hooks the gradients of what goes in and out of modules, and fails where that is a parameter: the input
+    of a parametrization, an output that is a view of a bias.
+    """
+
+    def __enter__(self) -> _Whole:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class Subject:
@@ -51,15 +66,10 @@ class Subject:
             torch.autograd.grad(outputs, self.trainable, [torch.ones_like(t) for t in outputs], allow_unused=True)
 
     def flops(self) -> int:
-        frozen = [] if self.backward else self.trainable
-        try:
-            for p in frozen:  # else a forward that returns a view of a parameter trips over the counter's hooks
-                p.requires_grad_(False)
-            with taken_apart(), FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-                self.call(uncompiled(self.model))  # compiled code hides its operators
-        finally:
-            for p in frozen:
-                p.requires_grad_(True)
+        counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+        counter.mod_tracker = _Whole()
+        with taken_apart(), counter:
+            self.call(uncompiled(self.model))  # compiled code hides its operators
         return counter.get_total_flops()
 
     def peak_bytes(self, cuda: list[torch.device]) -> int | None:

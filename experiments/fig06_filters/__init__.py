@@ -1,5 +1,6 @@
 """Fig. 6, 11, 12 and Tables 1, 4: filters of VGG-16 and ResNet-18, and how fast the compact networks are."""
 
+from experiments.common.convnets import VGG16
 from experiments.common.experiment import Experiment
 from experiments.fig06_filters.judge import plots, summarise, tables, verdicts
 from experiments.fig06_filters.measure import PAPER_TASKS, Configuration, Task, cells, measure
@@ -21,6 +22,10 @@ CPU = Configuration(
     methods=METHODS, lams=(1e-3, 3e-3, 1e-2, 3e-2, 0.1), epochs=20, augment=False,
     ratios=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95),
 )  # fmt: skip
+GPU = Configuration(
+    tasks=(Task("VGG-16, CIFAR-10 of 30,000", "cifar10_30k", VGG16, gated_lr=((2, 0.3), (3, 0.4), (4, 0.4))),),
+    methods=METHODS, lams=(1e-4, 3e-4, 1e-3, 3e-3), epochs=40, bfloat16=True,
+)  # fmt: skip
 PAPER = Configuration(
     tasks=PAPER_TASKS, methods=METHODS, lams=(1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1), seeds=(0, 1, 2)
 )
@@ -28,7 +33,7 @@ PAPER = Configuration(
 EXPERIMENT = Experiment(
     name="fig06_filters",
     title="Fig. 6, 11, 12, Table 1: convolutional filters",
-    configurations={"smoke": SMOKE, "cpu": CPU, "paper": PAPER},
+    configurations={"smoke": SMOKE, "cpu": CPU, "gpu": GPU, "paper": PAPER},
     cells=cells,
     measure=measure,
     summarise=summarise,

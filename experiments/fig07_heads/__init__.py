@@ -13,11 +13,12 @@ CPU = Configuration(
     text="tinyshakespeare", methods=METHODS, lams=(1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3), length=64, width=96, layers=4,
     heads=8, dropout=0.1, steps=1500, ratios=(0.1, 0.3, 0.5, 0.7, 0.9),
 )  # fmt: skip
+GPU = Configuration(text="tinyshakespeare", methods=METHODS, bfloat16=True)
 
 EXPERIMENT = Experiment(
     name="fig07_heads",
     title="Fig. 7: attention heads of a character model",
-    configurations={"smoke": SMOKE, "cpu": CPU, "paper": Configuration(methods=METHODS)},
+    configurations={"smoke": SMOKE, "cpu": CPU, "gpu": GPU, "paper": Configuration(methods=METHODS)},
     cells=cells,
     measure=measure,
     summarise=summarise,

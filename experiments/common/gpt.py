@@ -65,6 +65,11 @@ class GPT(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
+    @property
+    def attentions(self) -> list[Attention]:
+        """Of all blocks."""
+        return [m for m in self.modules() if isinstance(m, Attention)]
+
     def forward(self, text: Tensor) -> Tensor:
         """(n, t) numbers of characters to (n, t, symbols)."""
         x = self.characters(text) + self.positions.weight[: text.shape[1]]

@@ -106,6 +106,7 @@ def pictures(task: Task, place: Place) -> Pictures:
     if task.rows is not None and len(found.X) > task.rows:
         some = np.random.default_rng(0).permutation(len(found.X))[: task.rows]
         found = replace(found, X=found.X[some], y=found.y[some])
+    assert found.X_test is not None
     side = math.isqrt(found.X[0].size) if found.X[0].ndim == 1 else None  # rows of pixels (digits)
     shape = (-1, side, side) if side else found.X.shape
     X, X_test = (
@@ -126,7 +127,8 @@ def network(task: Task, rows: Pictures) -> nn.Module:
         if task.widths
         else vgg(task.blocks, task.hidden, classes, inputs, side)
     )  # fmt: skip
-    return made.to(rows.X.device, memory_format=torch.channels_last)
+    made.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    return made.to(rows.X.device)
 
 
 def parsed(method: str) -> tuple[str, int | None]:

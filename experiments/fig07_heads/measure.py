@@ -76,7 +76,8 @@ def corpus(c: Configuration, place: Place) -> Corpus:
     if c.text == "counting":
         words = " ".join(str(i * i) for i in range(3000))
     else:
-        found = data.load(c.text, place.data)  # type: ignore[call-overload]
+        found = data.load(c.text, place.data)
+        assert isinstance(found, data.Text)
         words = found.text
     text, symbols = encoded(words)
     text = text.to(place.device)
@@ -156,8 +157,7 @@ def _fit(
 
 def value_norms(net: GPT) -> Tensor:
     """(layers, heads): norms of the value matrices."""
-    return torch.stack([b.attention.value.weight.unflatten(0, (b.attention.heads, -1)).flatten(1).norm(dim=1)
-                        for b in net.blocks])  # fmt: skip
+    return torch.stack([a.value.weight.unflatten(0, (a.heads, -1)).flatten(1).norm(dim=1) for a in net.attentions])
 
 
 @torch.no_grad()
@@ -187,8 +187,8 @@ def _lowest(net: GPT, ratio: float) -> nn.Module:
     norms = value_norms(small)
     dead = torch.zeros(norms.numel(), dtype=torch.bool, device=norms.device)
     dead[norms.flatten().argsort()[: round(ratio * norms.numel())]] = True
-    for block, mask in zip(small.blocks, dead.view_as(norms), strict=True):
-        block.attention.value.weight.unflatten(0, (block.attention.heads, -1))[mask] = 0  # type: ignore[union-attr]
+    for attention, mask in zip(small.attentions, dead.view_as(norms), strict=True):
+        attention.value.weight.unflatten(0, (attention.heads, -1))[mask] = 0
     return small
 
 

@@ -166,7 +166,7 @@ def _larger(summary: Summary) -> str:
     ]
     return (
         f"The slowest decay (λ = {slow['lam']:g}, D = {slow['depth']}) at larger step sizes, one seed. The theory is "
-        "that of a flow; under larger steps the gap jumps up now and then:\n\n"
+        "that of a flow; with larger steps the gap falls more slowly, and jumps up now and then:\n\n"
         + table(["step size", "rate / (4λ/D)", "R²", "looks at which the gap rose"], rows)
     )
 

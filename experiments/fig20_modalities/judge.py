@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import dgating as dg
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig20_modalities.choice import RULES
@@ -85,7 +85,7 @@ def _removed(ends: list[Setting]) -> Verdict:
         words.append(f"α = {alpha:g}: the {gone} alone removed in {', '.join(counts)}")
     return Verdict(
         "with the one-standard-error rule the irrelevant modality is removed at α = 0 and α = 1", "removed",
-        "; ".join(words), "reproduced" if all(good) else "partly" if any(good) else "not reproduced",
+        "; ".join(words), status(all(good), any(good)),
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def _clearer(c: Configuration, ends: list[Setting]) -> Verdict:
         "the separation is clearer for larger D", "clearer",
         f"decades between the norms of relevant and irrelevant modality at λ = {c.grid[0]:g}, mean over splits; "
         f"{'; '.join(words)}",
-        "reproduced" if all(sure) else "partly" if any(ahead) else "not reproduced",
+        status(all(sure), any(ahead)),
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _kept(mixed: list[Setting]) -> Verdict:
     whole, most = all(hits == n for hits, n in counts), any(hits >= ENOUGH * n for hits, n in counts)
     return Verdict(
         "at α = 0.5 neither rule removes a modality", "none removed", words,
-        "reproduced" if whole else "partly" if most else "not reproduced",
+        status(whole, most),
     )  # fmt: skip
 
 

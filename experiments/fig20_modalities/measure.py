@@ -13,9 +13,9 @@ from torch import nn
 
 import dgating as dg
 from experiments import data
-from experiments.common.compacted import sizes
+from experiments.common.compacted import sizes, zeroed
 from experiments.common.experiment import Cell, Place
-from experiments.common.training import Recipe, train
+from experiments.common.training import Recipe, strengths, train
 from experiments.common.watch import Watch
 from experiments.fig20_modalities.choice import RULES, chosen
 from experiments.fig20_modalities.network import MODALITIES, LateFusion, by_modality, without_dead_branches
@@ -63,7 +63,7 @@ class Configuration:
     @property
     def grid(self) -> list[float]:
         """Strengths, rising."""
-        return [float(f"{lam:.4g}") for lam in np.geomspace(self.lam_low, self.lam_high, self.lams)]
+        return strengths(self.lam_low, self.lam_high, self.lams)
 
     def recipe(self, epochs: int) -> Recipe:
         """SGD with momentum."""
@@ -176,9 +176,7 @@ def _named(mask: torch.Tensor) -> list[str]:
 
 def _sizes(net: LateFusion, part: Part) -> dict[str, Any]:
     """Parameters and FLOPs (of one row) of the full model, the compact one, and the one without dead branches."""
-    full = copy.deepcopy(net).eval()
-    dg.zero_(full, {name: norms <= THRESHOLD for name, norms in dg.group_norms(full).items()})
-    dg.collapse_(full)
+    full = zeroed(net, THRESHOLD)
     example = tuple(x[:64] for x in part.inputs)
     models = {"full": full, "compact": dg.compact(full, example), "without": without_dead_branches(full)}
     return sizes(models, *part.inputs)

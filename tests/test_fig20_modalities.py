@@ -267,6 +267,9 @@ def test_verdicts_count_what_the_rule_left() -> None:
     shallow = [
         Record({**r.cell, "depth": 2}, _record(r.cell["alpha"], 2, 0, [both, both], 1).found, 1.0) for r in records
     ]
+    for r in records:
+        r.found["points"][0]["norms"] = [0.5 if name in relevant(r.cell["alpha"]) else 5e-4 for name in MODALITIES]
     clearer = verdicts(c, summarise(c, [*records, *shallow]))[1]
     assert clearer.status == "reproduced"
-    assert "0.0 (D = 2), 1.6 (D = 3), last less first 1.6 ± 0.3" in clearer.ours
+    assert "0.0 (D = 2), 3.0 (D = 3), last less first 3.0 ± 0.0" in clearer.ours
+    assert "0.0 (D = 2), 1.6 (D = 3)" in clearer.ours

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 import dgating as dg
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def compacted(model: nn.Module, example: Tensor, threshold: float) -> dict[str, Any]:
@@ -19,7 +21,7 @@ def compacted(model: nn.Module, example: Tensor, threshold: float) -> dict[str, 
     full model of the comparison has the same zeros. The difference is that of the outputs on ``example``, relative to
     the largest of them. The model itself stays as it is.
     """
-    full = _zeroed(model, threshold)
+    full = zeroed(model, threshold)
     return _compared(full, dg.compact(full, example), example, example)
 
 
@@ -28,7 +30,7 @@ def without_inputs(model: nn.Module, X: Tensor, threshold: float) -> dict[str, A
 
     What a model takes in is not for ``compact`` to change; who feeds it leaves the dead columns out.
     """
-    full = _zeroed(model, threshold)
+    full = zeroed(model, threshold)
     small = copy.deepcopy(full)
     name, first = next((n, m) for n, m in small.named_modules() if isinstance(m, nn.Linear))
     kept = (first.weight != 0).any(0)
@@ -61,7 +63,8 @@ def sizes(models: Mapping[str, nn.Module], *inputs: Tensor, rows: int = 64) -> d
     }
 
 
-def _zeroed(model: nn.Module, threshold: float) -> nn.Module:
+def zeroed(model: Model, threshold: float) -> Model:
+    """An ungated copy in which every group whose norm is not above the threshold is exactly zero."""
     full = copy.deepcopy(model).eval()
     dg.zero_(full, {name: norms <= threshold for name, norms in dg.group_norms(full).items()})
     dg.collapse_(full)

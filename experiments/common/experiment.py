@@ -41,6 +41,14 @@ class Record:
     environment: dict[str, Any] = field(default_factory=dict)
 
 
+Status = Literal["reproduced", "partly", "not reproduced"]
+
+
+def status(whole: bool, some: bool) -> Status:
+    """Of a claim that holds as a whole, in part, or not."""
+    return "reproduced" if whole else "partly" if some else "not reproduced"
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One claim of the paper beside what was found here."""
@@ -48,7 +56,7 @@ class Verdict:
     claim: str
     paper: str
     ours: str
-    status: Literal["reproduced", "partly", "not reproduced"]
+    status: Status
     why: str = ""
 
 

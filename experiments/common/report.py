@@ -50,6 +50,11 @@ class Reported:
     seconds: float
     machine: str
 
+    @property
+    def incomplete(self) -> str:
+        """How many cells of how many, empty where there are all."""
+        return "" if self.cells == self.cells_in_all else f"{self.cells} of {self.cells_in_all} cells"
+
 
 def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = SHOWN) -> list[Reported]:
     """What is stored of an experiment, a complete run before incomplete ones, then the larger scale first."""
@@ -72,9 +77,7 @@ def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = 
 def block(found: Reported) -> str:
     """The results of one experiment: verdicts, tables, pictures, as Markdown."""
     configuration = found.it.configurations[found.scale]
-    whole = (
-        "" if found.cells == found.cells_in_all else f" **Incomplete: {found.cells} of {found.cells_in_all} cells.**"
-    )
+    whole = f" **Incomplete: {found.incomplete}.**" if found.incomplete else ""
     lines = [
         f"Scale `{found.scale}`, {found.cells} cells, {found.seconds / 60:.0f} minutes of computing on "
         f"{found.machine}.{whole} File: `results/{found.scale}.json`.",
@@ -90,7 +93,7 @@ def block(found: Reported) -> str:
 
 def verdict_table(found: Reported) -> str:
     """Claim, the paper's figure, ours, verdict; of an incomplete run it is one *so far*."""
-    so_far = "" if found.cells == found.cells_in_all else "so far "
+    so_far = "so far " if found.incomplete else ""
     rows = [
         (v.claim, v.paper, v.ours, f"{so_far}**{v.status}**" + (f": {v.why}" if v.why else "")) for v in found.verdicts
     ]
@@ -124,8 +127,7 @@ def page() -> str:
         if not stored:
             lines += [f"Not run yet: `python -m experiments run {name} --scale cpu`.", ""]
         for found in stored:
-            n, m = found.cells, found.cells_in_all
-            whole = "" if n == m else f", incomplete: {n} of {m} cells"
+            whole = f", incomplete: {found.incomplete}" if found.incomplete else ""
             minutes = f"{found.seconds / 60:.0f} min on {found.machine}{whole}"
             lines += [f"`python -m experiments run {name} --scale {found.scale}` ({minutes})", ""]
             lines += [verdict_table(found), ""]

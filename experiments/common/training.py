@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,6 +34,11 @@ class Recipe:
     def steps(self, rows: int) -> int:
         """Steps of the whole training."""
         return self.epochs * (1 if self.batch == 0 else math.ceil(rows / self.batch))
+
+
+def strengths(low: float, high: float, count: int, digits: int = 4) -> list[float]:
+    """Rising values of λ, evenly spaced in log λ, rounded so that a stored one is the one that ran."""
+    return [float(f"{lam:.{digits}g}") for lam in np.geomspace(low, high, count)]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lam: float = 0.0) -> torch.optim.Optimizer:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, shown, table
 from experiments.fig03_dynamics.measure import Configuration
@@ -70,7 +70,7 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
             "SGD: L − L_w decays exponentially, at a rate between 4λ/D and 8λ/D", "exponential for every λ and D",
             f"{sum(inside)} of {len(rates)} runs inside; rates {min(r for r, *_ in rates):.2f} to "
             f"{max(r for r, *_ in rates):.2f} times 4λ/D, R² of log gap on time at least {min(r2):.3f}",
-            _status(all(inside) and straight, sum(inside) > len(inside) / 2),
+            status(all(inside) and straight, sum(inside) > len(inside) / 2),
             f"outside: {outside}" if outside else "",
         ))  # fmt: skip
         mean = {(s["lam"], s["depth"]): np.mean(s["rates"]) * 4 * s["lam"] / s["depth"] for s in summary["sgd"]}
@@ -90,7 +90,7 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
             out.append(Verdict(
                 "the rate increases with λ and decreases with D", "both",
                 f"with λ in {sum(rising)} of {len(rising)} comparisons, with D in {sum(falling)} of {len(falling)}",
-                _status(all(rising) and all(falling), sum(rising + falling) > len(rising + falling) / 2),
+                status(all(rising) and all(falling), sum(rising + falling) > len(rising + falling) / 2),
             ))  # fmt: skip
     if summary["adam"]:
         tenth = {(s["lam"], s["depth"]): float(np.mean(s["tenth"])) for s in summary["adam"]}
@@ -101,13 +101,9 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
             "Adam: the gap converges, too, with a weaker dependence on D", "yes, not a clean exponential",
             f"below a tenth for good in {reached} of {len(tenth)} settings within {c.adam_steps} steps; steps until "
             f"then, largest over smallest D: {spread:.2f} (Adam), {slower:.2f} (SGD)",
-            _status(reached == len(tenth) and spread < slower, reached > len(tenth) / 2),
+            status(reached == len(tenth) and spread < slower, reached > len(tenth) / 2),
         ))  # fmt: skip
     return out
-
-
-def _status(whole: bool, most: bool) -> Literal["reproduced", "partly", "not reproduced"]:
-    return "reproduced" if whole else "partly" if most else "not reproduced"
 
 
 def _spread(settings: list[dict[str, Any]]) -> float:
@@ -166,7 +162,7 @@ def _larger(summary: Summary) -> str:
     ]
     return (
         f"The slowest decay (λ = {slow['lam']:g}, D = {slow['depth']}) at larger step sizes, one seed. The theory is "
-        "that of a flow; under larger steps the gap jumps up now and then:\n\n"
+        "that of a flow; with larger steps the gap falls more slowly, and jumps up now and then:\n\n"
         + table(["step size", "rate / (4λ/D)", "R²", "looks at which the gap rose"], rows)
     )
 

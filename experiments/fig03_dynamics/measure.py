@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._penalty import FLOAT32_EPS
 from experiments import data
 from experiments.common.compacted import compacted
 from experiments.common.experiment import Cell, Place
@@ -18,7 +19,7 @@ from experiments.common.networks import accuracy, lenet
 from experiments.common.training import Recipe, train
 from experiments.common.watch import Watch
 
-THRESHOLD = 1.1920929e-07  # float32 epsilon, as in the other experiments of the paper
+THRESHOLD = FLOAT32_EPS
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import band, figure, legend
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig04_regression.measure import Configuration
@@ -132,7 +132,7 @@ def _beats(found: Summary, depth: int) -> Verdict:
         f"D = {depth} beats the group lasso in test error and in sparsity", "lower RMSE, sparser (Fig. 4)",
         f"RMSE {shown(ours['rmse'])}, {np.mean(ours['left']):.1f} groups, against {shown(lasso['rmse'])}, "
         f"{np.mean(lasso['left']):.1f} groups (each at its best λ; paired gap {gap:.3f} ± {error:.3f})",
-        "reproduced" if lower and sparser else "partly" if lower or sparser else "not reproduced",
+        status(lower and bool(sparser), lower or bool(sparser)),
     )  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def _direct(c: Configuration, found: Summary) -> Verdict:
         "gradient descent on the penalty itself gives no sparse groups", "never",
         f"{100 * share:.0f} % of the zeros of FISTA over all λ; most at λ = {found['direct']['lams'][most]:.2g}: "
         f"{gone[most]:.1f} of {c.groups} groups below 1e-6, FISTA {optimum[most]:.1f}",
-        "reproduced" if share < 0.02 else "partly" if share < 0.5 else "not reproduced",
+        status(share < 0.02, share < 0.5),
         "" if share < 0.02 else "as the step size goes to zero, so does the size of the steps across zero",
     )  # fmt: skip
 

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import dgating as dg
 from experiments.common.experiment import Cell, Place
-from experiments.common.training import Recipe, train
+from experiments.common.training import Recipe, strengths, train
 from experiments.common.watch import Watch
 from experiments.fig04_regression.simulation import Simulation, simulate
 
@@ -47,7 +46,7 @@ class Configuration:
     @property
     def grid(self) -> list[float]:
         """Strengths, rising."""
-        return [float(f"{lam:.6g}") for lam in np.geomspace(self.lam_low, self.lam_high, self.lams)]
+        return strengths(self.lam_low, self.lam_high, self.lams, digits=6)
 
 
 def cells(c: Configuration) -> list[Cell]:

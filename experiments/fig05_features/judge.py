@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, mean_and_error, table
 from experiments.fig05_features.measure import Configuration
@@ -79,7 +79,7 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
         out.append(Verdict(
             "D = 2 is often worse than LassoNet and HSIC-Lasso", "often",
             f"below both in {sum(second)} of {len(second)} cells",
-            "reproduced" if sum(second) > len(second) / 3 else "partly" if any(second) else "not reproduced",
+            status(sum(second) > len(second) / 3, any(second)),
         ))  # fmt: skip
     return out + _deep(c, summary.get("isolet", {}))
 
@@ -104,8 +104,7 @@ def _best(found: list[tuple[str, dict[str, tuple[float, float]]]]) -> Verdict:
         "D = 3 and 4 are best at almost all sparsities", "best for almost all",
         f"ahead of all others in {ahead} of {len(found)} cells (data set × number of features), level in {level}, "
         f"behind in {len(behind)} (by more than a standard error of the difference)",
-        "reproduced" if ahead >= 0.8 * len(found) and len(behind) <= 0.1 * len(found)
-        else "partly" if ahead > len(found) / 2 else "not reproduced",
+        status(ahead >= 0.8 * len(found) and len(behind) <= 0.1 * len(found), ahead > len(found) / 2),
         f"behind at {'; '.join(behind)}" if behind else "",
     )  # fmt: skip
 
@@ -123,7 +122,7 @@ def _deep(c: Configuration, isolet: dict[str, Any]) -> list[Verdict]:
         "no measurable gain beyond D = 4 (Fig. 15, ISOLET)", "none up to D = 20",
         f"at {'/'.join(map(str, c.ks))} features, {seeds} seeds: "
         + "; ".join(f"D = {d}: " + "/".join(_percent(a) for a in row) for d, row in at.items()),
-        "reproduced" if gain < 1 else "partly" if gain < 5 else "not reproduced",
+        status(gain < 1, gain < 5),
         f"largest gain over D = 4: {gain:.1f} points",
     )]  # fmt: skip
 

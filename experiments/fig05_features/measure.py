@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._penalty import FLOAT32_EPS
 from experiments import data
 from experiments.common.baselines import hsic_lasso, lassonet_path
 from experiments.common.compacted import without_inputs
@@ -21,7 +22,7 @@ from experiments.common.networks import accuracy, lenet
 from experiments.common.training import Recipe, train
 from experiments.common.watch import Watch
 
-THRESHOLD = 1.1920929e-07  # the paper's: float32 epsilon
+THRESHOLD = FLOAT32_EPS
 DATASETS = ("isolet", "coil20", "har265", "mnist", "fashion_mnist", "madelon")
 Split = tuple[Tensor, Tensor, Tensor, Tensor]
 

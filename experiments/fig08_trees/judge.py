@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig08_trees.measure import Configuration
@@ -109,7 +109,7 @@ def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
                 "the dense ensemble reaches a baseline RMSE", "reaches it; which one is not said",
                 f"dense {_shown(summary['dense'])}, least squares on the same inputs {_shown(summary['linear'])} "
                 f"(paired gap {gap:.3f} ± {error:.3f})",
-                "reproduced" if gap > 2 * error else "partly" if gap > 0 else "not reproduced",
+                status(gap > 2 * error, gap > 0),
             )
         )  # fmt: skip
     return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from dataclasses import dataclass, replace
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._penalty import FLOAT32_EPS
 from experiments import data
+from experiments.common.compacted import zeroed
 from experiments.common.experiment import Cell, Place
 from experiments.common.training import Recipe, train
 from experiments.common.watch import settled
 from experiments.fig08_trees.node import Ensemble
-
-EPSILON = 1.1920929e-07  # of float32: the paper's threshold for other networks
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,7 @@ class _Watch:
         if self.monitor is not None:
             norms = _only(dg.group_norms(self.model)).cpu()
             self.dead.append(norms <= self.c.threshold)
-            self.below_epsilon.append(int((norms <= EPSILON).sum()))
+            self.below_epsilon.append(int((norms <= FLOAT32_EPS).sum()))
             self.known.append(_only(self.monitor.absorbed()).cpu())
         return False
 
@@ -246,9 +245,7 @@ def compacted(c: Configuration, model: nn.Module, rows: Split) -> dict[str, Any]
     Dead trees become exact zeros in a copy, and ``dgating.compact`` finds from the graph alone that a tree without
     responses can leave with its features, thresholds and temperatures. (An ensemble keeps one tree, dead or not.)
     """
-    full = copy.deepcopy(model).eval()
-    dg.zero_(full, {name: norms <= c.threshold for name, norms in dg.group_norms(full).items()})
-    dg.collapse_(full)
+    full = zeroed(model, c.threshold)
     small = dg.compact(full, (rows.X_test,))
     profile = dg.profile(small, rows.X_test, reference=full, repeats=5, warmup=1)
     assert profile.reference is not None

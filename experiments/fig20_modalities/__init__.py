@@ -8,7 +8,9 @@ SMOKE = Configuration(
     dataset="digits", alphas=(0.0, 0.5), depths=(2, 3), splits=(0,), rows=160, validation_rows=80, test_rows=80,
     channels=(4, 4), hidden=16, width=8, warm_epochs=6, epochs=3, lr=0.02, lams=3, lam_low=0.02,
 )  # fmt: skip
-CPU = Configuration(pool=2, channels=(8, 16), warm_epochs=10, epochs=14, lr=0.05, lams=8, lam_low=5e-3)
+CPU = Configuration(
+    pool=2, channels=(8, 16), warm_epochs=12, warm_lr=0.01, epochs=24, lr=0.03, lams=7, lam_low=0.02
+)  # fmt: skip
 
 EXPERIMENT = Experiment(
     name="fig20_modalities",

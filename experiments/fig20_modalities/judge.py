@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 import dgating as dg
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig20_modalities.choice import RULES
@@ -40,6 +40,7 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
                 "paths": paths, "points": len(points),
                 "diverged": sum("diverged" in p for run in runs for p in run.found["points"]),
                 "window": [sum(p["left"] == relevant(alpha) for p in path) for path in paths],
+                "decades": [_decades(path[0], alpha) for path in paths] if len(relevant(alpha)) == 1 else [],
                 "covered": sum(p["theorem"] for p in points),
                 "certified_above": sum(p["certified_above"] or 0 for p in points),
                 "screened": sum(len(p.get("screened", ())) for p in points),
@@ -84,7 +85,7 @@ def _removed(ends: list[Setting]) -> Verdict:
         words.append(f"α = {alpha:g}: the {gone} alone removed in {', '.join(counts)}")
     return Verdict(
         "with the one-standard-error rule the irrelevant modality is removed at α = 0 and α = 1", "removed",
-        "; ".join(words), "reproduced" if all(good) else "partly" if any(good) else "not reproduced",
+        "; ".join(words), status(all(good), any(good)),
     )  # fmt: skip
 
 
@@ -97,18 +98,33 @@ def _clearer(c: Configuration, ends: list[Setting]) -> Verdict:
         gap, error = mean_and_error(np.subtract(b, a) for a, b in _paired(first, last))
         sure.append(gap > 2 * error)
         ahead.append(gap > 0)
-        mean = ", ".join(f"{np.mean(s['window']):.1f} (D = {d})" for d, s in sorted(by_depth.items()))
-        words.append(f"α = {alpha:g}: {mean}, last less first {gap:.1f} ± {error:.1f}")
+        decades, window = (
+            ", ".join(f"{np.mean(s[key]):.1f} (D = {d})" for d, s in sorted(by_depth.items()))
+            for key in ("decades", "window")
+        )
+        words.append(
+            f"α = {alpha:g}: {decades}, last less first {gap:.1f} ± {error:.1f}; strengths, of {c.lams}, that leave "
+            f"exactly the relevant one: {window}"
+        )
     return Verdict(
         "the separation is clearer for larger D", "clearer",
-        f"strengths, of {c.lams}, that leave exactly the relevant modality, mean over splits: {'; '.join(words)}",
-        "reproduced" if all(sure) else "partly" if any(ahead) else "not reproduced",
+        f"decades between the norms of relevant and irrelevant modality at λ = {c.grid[0]:g}, mean over splits; "
+        f"{'; '.join(words)}",
+        status(all(sure), any(ahead)),
     )  # fmt: skip
 
 
-def _paired(first: Setting, second: Setting) -> list[tuple[int, int]]:
-    windows = [dict(zip(s["splits"], s["window"], strict=True)) for s in (first, second)]
-    return [(windows[0][split], windows[1][split]) for split in windows[0] if split in windows[1]]
+def _decades(point: dict[str, Any], alpha: float) -> float:
+    """Between the norms of what matters and of what does not."""
+    sides: dict[bool, float] = {
+        name in relevant(alpha): max(norm, 1e-30) for name, norm in zip(MODALITIES, point["norms"], strict=True)
+    }
+    return float(np.log10(sides[True] / sides[False]))
+
+
+def _paired(first: Setting, second: Setting) -> list[tuple[float, float]]:
+    values = [dict(zip(s["splits"], s["decades"], strict=True)) for s in (first, second)]
+    return [(values[0][split], values[1][split]) for split in values[0] if split in values[1]]
 
 
 def _kept(mixed: list[Setting]) -> Verdict:
@@ -121,7 +137,7 @@ def _kept(mixed: list[Setting]) -> Verdict:
     whole, most = all(hits == n for hits, n in counts), any(hits >= ENOUGH * n for hits, n in counts)
     return Verdict(
         "at α = 0.5 neither rule removes a modality", "none removed", words,
-        "reproduced" if whole else "partly" if most else "not reproduced",
+        status(whole, most),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +13,9 @@ from torch import nn
 
 import dgating as dg
 from experiments import data
-from experiments.common.compacted import sizes
+from experiments.common.compacted import sizes, zeroed
 from experiments.common.experiment import Cell, Place
-from experiments.common.training import Recipe, train
+from experiments.common.training import Recipe, strengths, train
 from experiments.common.watch import Watch
 from experiments.fig20_modalities.choice import RULES, chosen
 from experiments.fig20_modalities.network import MODALITIES, LateFusion, by_modality, without_dead_branches
@@ -29,8 +29,9 @@ class Configuration:
     """Section 9.9. Open there and ours: target, functions, noise, validation rows, sizes, schedule, strengths.
 
     ``epochs`` is the length of a training. With ``warm_epochs`` every strength goes on from one network that was
-    trained for so long at the smallest; without, from the same fresh network, as we read the paper. Either way all
-    strengths have trained equally long, so that rules which compare them compare strengths.
+    trained for so long at the smallest, with the step size ``warm_lr``; without, from the same fresh network, as we
+    read the paper. Either way all strengths have trained equally long, so that rules which compare them compare
+    strengths.
 
     ``pool`` is the side of the squares of pixels that are averaged before anything else.
     """
@@ -49,6 +50,7 @@ class Configuration:
     width: int = 16
     epochs: int = 300
     warm_epochs: int = 0
+    warm_lr: float = 5e-3
     batch: int = 32
     lr: float = 5e-3
     momentum: float = 0.8
@@ -61,7 +63,7 @@ class Configuration:
     @property
     def grid(self) -> list[float]:
         """Strengths, rising."""
-        return [float(f"{lam:.4g}") for lam in np.geomspace(self.lam_low, self.lam_high, self.lams)]
+        return strengths(self.lam_low, self.lam_high, self.lams)
 
     def recipe(self, epochs: int) -> Recipe:
         """SGD with momentum."""
@@ -81,7 +83,8 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     parts = simulate(found, cell["alpha"], cell["split"], rows, c.noise, c.pool, place.device)
     start = _fresh(c, cell, parts[0], place)
     if c.warm_epochs:
-        _train(c, start, parts, c.grid[0], c.warm_epochs, place.generator(1000 + cell["split"]))
+        warm = replace(c, lr=c.warm_lr)
+        _train(warm, start, parts, c.grid[0], c.warm_epochs, place.generator(1000 + cell["split"]))
     points: list[dict[str, Any]] = []
     models: list[LateFusion] = []
     for lam in c.grid:
@@ -173,9 +176,7 @@ def _named(mask: torch.Tensor) -> list[str]:
 
 def _sizes(net: LateFusion, part: Part) -> dict[str, Any]:
     """Parameters and FLOPs (of one row) of the full model, the compact one, and the one without dead branches."""
-    full = copy.deepcopy(net).eval()
-    dg.zero_(full, {name: norms <= THRESHOLD for name, norms in dg.group_norms(full).items()})
-    dg.collapse_(full)
+    full = zeroed(net, THRESHOLD)
     example = tuple(x[:64] for x in part.inputs)
     models = {"full": full, "compact": dg.compact(full, example), "without": without_dead_branches(full)}
     return sizes(models, *part.inputs)

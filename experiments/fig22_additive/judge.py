@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from dgating.paths._rules import choose
-from experiments.common.experiment import Record, Summary, Verdict
+from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, mean_and_error, shown, table
 from experiments.fig22_additive.measure import PLAIN, THRESHOLD, Configuration
@@ -77,12 +77,8 @@ def _sparser(summary: Summary, deep: list[str]) -> Verdict:
     return Verdict(
         "the model of least cross-validated error is sparser for D = 3 and 4 than for D = 2 and for SNAM",
         "much sparser", "functions left: " + ", ".join(f"{value:.1f} ({m})" for m, value in left.items()),
-        _status(good), _kept(summary, deep),
+        status(all(good), any(good)), _kept(summary, deep),
     )  # fmt: skip
-
-
-def _status(good: list[bool]) -> Literal["reproduced", "partly", "not reproduced"]:
-    return "reproduced" if all(good) else "partly" if any(good) else "not reproduced"
 
 
 def _kept(summary: Summary, methods: list[str]) -> str:
@@ -107,7 +103,7 @@ def _lower(summary: Summary, deep: list[str]) -> Verdict:
     return Verdict(
         "and its error is lower than SNAM's", "markedly lower",
         f"mean squared error of the folds; SNAM: {shown(snam)}; {'; '.join(words)} (paired)",
-        _status(good), _kept(summary, deep),
+        status(all(good), any(good)), _kept(summary, deep),
     )  # fmt: skip
 
 
@@ -118,7 +114,7 @@ def _reaches(c: Configuration, summary: Summary, gated: list[str]) -> Verdict:
         "gating reaches sparsity in shape functions, SNAM without pruning does not", "only gating does",
         f"fewest functions above {THRESHOLD:g} at any λ, of {c.columns}: "
         + ", ".join(f"{value:.1f} ({m})" for m, value in fewest.items()),
-        _status([*sparse, fewest["SNAM"] == c.columns] if any(sparse) else sparse), _plain(summary),
+        status(all(sparse) and fewest["SNAM"] == c.columns, any(sparse)), _plain(summary),
     )  # fmt: skip
 
 
@@ -143,7 +139,7 @@ def _vanish(summary: Summary, dead: list[str]) -> Verdict:
         f"a function whose weights have a norm below {THRESHOLD:g} is zero", "counted as zero",
         "largest standard deviation of one (the effects have one), over all λ: "
         + ", ".join(f"{size:.2g} ({m})" for m, size in large.items()),
-        "reproduced" if all(with_norm) else "partly" if any(with_norm) else "not reproduced",
+        status(all(with_norm), any(with_norm)),
         "" if all(with_norm) else "batch norm divides small weights out again; above, such functions are set to zero",
     )  # fmt: skip
 

@@ -8,14 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 import dgating as dg
 from experiments.common.compacted import sizes
 from experiments.common.experiment import Cell, Place
-from experiments.common.training import Recipe, train
+from experiments.common.training import Recipe, strengths, train
 from experiments.common.watch import Watch, settled
 from experiments.fig22_additive.network import (
     AdditiveNetworks,
@@ -59,7 +58,7 @@ class Configuration:
     @property
     def grid(self) -> list[float]:
         """Strengths, rising."""
-        return [float(f"{lam:.4g}") for lam in np.geomspace(self.lam_low, self.lam_high, self.lams)]
+        return strengths(self.lam_low, self.lam_high, self.lams)
 
     @property
     def methods(self) -> list[str]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._penalty import FLOAT32_EPS
 from experiments import data
 from experiments.common.convnets import RESNET18, VGG16, as_tensor, augmented, channels, resnet18, vgg
 from experiments.common.experiment import Cell, Place
@@ -21,7 +22,7 @@ from experiments.common.training import Recipe, train
 from experiments.common.watch import Watch
 from experiments.fig06_filters.units import KINDS, anchor_, close_, gate, lowest, root_mean_square, scores, without
 
-THRESHOLD = 1.1920929e-07  # the paper's: float32 epsilon
+THRESHOLD = FLOAT32_EPS
 BASELINES = ("magnitude", "direct", "slimming")
 
 

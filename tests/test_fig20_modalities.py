@@ -255,6 +255,7 @@ def test_verdicts_count_what_the_rule_left() -> None:
     removed, kept = verdicts(c, summarise(c, records))
     assert removed.status == kept.status == "reproduced"
     assert "the image alone removed in 9 of 10 splits (D = 3)" in removed.ours
+    assert "α = 0, D = 3: where it stays its norm is 5.0e-01 to 5.0e-01, at λ = 0.1;" in removed.why
     taken = summarise(c, records)["settings"][0]["1se"]
     assert [t["support_epoch"] for t in taken] == [1] + [3] * 9
     assert "9 | 3 | 3 (in 9)" in tables(c, summarise(c, records))

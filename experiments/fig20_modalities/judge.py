@@ -53,7 +53,7 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
 def _taken(c: Configuration, found: dict[str, Any], rule: str) -> dict[str, Any]:
     point = found["points"][found[rule]["at"]]
     return {
-        "lam": point["lam"], "left": point["left"], "test": point["rmse"][2],
+        "lam": point["lam"], "left": point["left"], "norms": point["norms"], "test": point["rmse"][2],
         "sizes": {name: found[rule][name] for name in ("full", "compact", "without")},
         "support_epoch": point["support_epoch"], "certified_epoch": point["certified_epoch"],
         "last": point["lam"] == c.grid[-1],
@@ -85,8 +85,21 @@ def _removed(ends: list[Setting]) -> Verdict:
         words.append(f"α = {alpha:g}: the {gone} alone removed in {', '.join(counts)}")
     return Verdict(
         "with the one-standard-error rule the irrelevant modality is removed at α = 0 and α = 1", "removed",
-        "; ".join(words), status(all(good), any(good)),
+        "; ".join(words), status(all(good), any(good)), "; ".join(filter(None, map(_above, ends))),
     )  # fmt: skip
+
+
+def _above(s: Setting) -> str:
+    """How far above the threshold the irrelevant modality is where the rule leaves both."""
+    at = next(i for i, name in enumerate(MODALITIES) if name not in relevant(s["alpha"]))
+    both = [(taken["norms"][at], taken["lam"]) for taken in s["1se"] if len(taken["left"]) == len(MODALITIES)]
+    if not both:
+        return ""
+    norms, lams = zip(*both, strict=True)
+    return (
+        f"α = {s['alpha']:g}, D = {s['depth']}: where it stays its norm is {min(norms):.1e} to {max(norms):.1e}, "
+        f"at λ = {' to '.join(f'{lam:.2g}' for lam in sorted({min(lams), max(lams)}))}"
+    )
 
 
 def _clearer(c: Configuration, ends: list[Setting]) -> Verdict:

@@ -18,7 +18,7 @@ from dgating.compaction._traced import Traced
 from dgating.structure._capture import CompactionError
 from dgating.structure._engine import Engine
 from dgating.structure._rewrite import changes
-from dgating.structure._sizes import Slice, apply
+from dgating.structure._sizes import Slice, apply, cut
 from dgating.structure._solve import Solution, solve
 
 
@@ -40,7 +40,7 @@ def graph_from_plan(model: nn.Module, engine: Engine, solution: Solution, plan: 
     for name, old in named.items():
         first = next((n for n in plan.slices if named.get(n) is old), name)
         if id(old) not in tensors:
-            new = apply(old.detach(), plan.slices.get(first, [])).clone(memory_format=torch.contiguous_format)
+            new = cut(old, plan.slices.get(first, []))
             if first in plan.folded:
                 new += plan.folded[first].to(new)
             tensors[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new

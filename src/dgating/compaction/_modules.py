@@ -17,7 +17,7 @@ from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._rules import ModuleChange, module_rule
 from dgating.compaction._verify import quiet_copy
 from dgating.structure._capture import CompactionError
-from dgating.structure._sizes import Slice, apply
+from dgating.structure._sizes import Slice, cut
 
 
 def sliced_copy(model: nn.Module, slices: dict[str, list[Slice]]) -> nn.Module:
@@ -27,7 +27,7 @@ def sliced_copy(model: nn.Module, slices: dict[str, list[Slice]]) -> nn.Module:
     with torch.no_grad():
         for name, ss in slices.items():
             old = named[name]
-            new: Tensor = apply(old.detach(), ss).contiguous()
+            new: Tensor = cut(old, ss)
             if isinstance(old, nn.Parameter):
                 new = nn.Parameter(new, requires_grad=old.requires_grad)
             memo[id(old)] = new

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dgating.compaction._plan import CompactionPlan
-from dgating.structure._sizes import Slice, apply
+from dgating.structure._sizes import Slice, cut
 
 
 def check_sliceable(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -67,4 +67,5 @@ def _cut(value: Any, p: Tensor, slices: list[Slice]) -> Any:
     if any(n not in (1, m) for n, m in zip(value.shape, p.shape, strict=True)):
         return value
     whole = [a for a, (n, m) in enumerate(zip(value.shape, p.shape, strict=True)) if n == m]
-    return apply(value, [s for s in slices if s.axis in whole and (s.row is None or s.row in whole)])
+    mine = [s for s in slices if s.axis in whole and (s.row is None or s.row in whole)]
+    return cut(value, mine) if mine else value

@@ -18,7 +18,7 @@ from dgating.compaction._modules import module_changes, repeat_attributes, slice
 from dgating.compaction._plan import CompactionPlan, analyse
 from dgating.compaction._record import example_inputs, slices_from_json
 from dgating.structure._capture import CompactionError
-from dgating.structure._sizes import Slice, apply
+from dgating.structure._sizes import Slice, apply, cut
 
 FORMAT = "dgating/compact/1"
 
@@ -205,7 +205,7 @@ def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, 
     made: dict[int, Tensor] = {}
     for name, old in named.items():
         if id(old) not in made or name in slices:
-            new = apply(old.detach(), slices.get(name, [])).clone()
+            new = cut(old, slices.get(name, []))
             made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
     return module_of_graph(engine.captured.program, {name: made[id(old)] for name, old in named.items()})
 

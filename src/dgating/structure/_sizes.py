@@ -53,6 +53,20 @@ def apply(tensor: Tensor, slices: list[Slice]) -> Tensor:
     return tensor
 
 
+def cut(tensor: Tensor, slices: list[Slice]) -> Tensor:
+    """A tensor of its own, in memory as the full one is: convolutions whose layouts differ reorder all their inputs."""
+    new = apply(tensor.detach(), slices).contiguous(memory_format=memory_format(tensor))
+    return new if slices else new.clone()
+
+
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """``channels_last`` for pictures or volumes that are stored so, else contiguous."""
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=last):
+        return torch.contiguous_format
+    return last
+
+
 def slices_of(solution: Solution, info: Info) -> list[Slice]:
     """The slices of a weight: axes on their own first, then those whose indices differ from row to row."""
     arrays = [narrow(solution.engine.labels.find(f.ids)) for f in info.factors]

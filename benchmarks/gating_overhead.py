@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import os
 import resource
@@ -27,6 +26,7 @@ from torch.nn.utils import parametrize
 
 import dgating as dg
 from benchmarks._common import environment, store
+from experiments.common.memory import peak_bytes
 
 DEPTHS = (2, 3, 4)
 COMPILED_DEPTH = 3
@@ -350,16 +350,6 @@ def saved_bytes(training: Training) -> int:
     return sum(n for address, n in kept.items() if address not in lasting)
 
 
-def peak_bytes(training: Training) -> int:
-    """The largest sum of allocations that are alive at once during a step, above what is alive before it."""
-    training.optimizer.zero_grad()  # memory allocated before the profiler starts would be freed unseen
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        training.step()
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
-    alive = itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
-    return max(0, *alive)
-
-
 def memory(training: Training) -> dict[str, int]:
     """What a step holds in memory, see ``MEMORY_METHOD``."""
     for _ in range(2):  # optimizer state exists from here on, and whatever the first steps cache
@@ -371,7 +361,8 @@ def memory(training: Training) -> dict[str, int]:
         "optimizer_state": sum(t.nbytes for t in state),
         "saved_for_backward": saved_bytes(training),
     }
-    return {**out, "peak": out["parameters"] + out["optimizer_state"] + peak_bytes(training)}
+    training.optimizer.zero_grad()
+    return {**out, "peak": out["parameters"] + out["optimizer_state"] + peak_bytes(training.step)}
 
 
 # --- floor ----------------------------------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class Experiment:
         tables: ``tables(configuration, summary)``: Markdown.
         plots: ``plots(configuration, summary)``: matplotlib figures by file name without ending.
         datasets: names of the data sets that a configuration needs.
+        alone: its cells are about time, so that nothing of ours may run beside them.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Experiment:
     tables: Callable[[Any, Summary], str]
     plots: Callable[[Any, Summary], dict[str, Any]]
     datasets: Callable[[Any], Sequence[str]] = lambda configuration: ()
+    alone: bool = False
 
     def __post_init__(self) -> None:
         """Every scale, ``gpu`` if it likes, and nothing else."""

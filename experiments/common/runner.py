@@ -35,7 +35,7 @@ def run(
 
     Args:
         name: of the experiment.
-        scale: ``smoke``, ``cpu`` or ``paper``.
+        scale: ``smoke``, ``cpu``, ``paper``, and ``gpu`` of some.
         data: folder of data sets.
         out: where results are stored, by default beside the experiment's code.
         jobs: processes at a time.
@@ -44,12 +44,17 @@ def run(
         restart: drop what is stored.
 
     Raises:
-        ValueError: no such experiment or scale, no cell with these values, or a file of another configuration.
+        ValueError: no such experiment or scale, no cell with these values, a file of another configuration, or several
+            ``jobs`` for an experiment about time.
         DataMissing: a data set is neither in the folder nor to be downloaded; before anything is computed.
     """
     it = experiment(name)
     if scale not in it.configurations:
         raise ValueError(f"scale: expected one of {', '.join(it.configurations)}, received {scale!r}.")
+    if it.alone and jobs != 1:
+        raise ValueError(
+            f"jobs: expected 1, received {jobs}: {name} measures time, and its cells would share the machine."
+        )
     configuration, settings = it.configurations[scale], it.settings(scale)
     cells = it.cells(configuration)
     wanted = [cell for cell in cells if all(str(cell.get(k)) == v for k, v in (only or {}).items())]

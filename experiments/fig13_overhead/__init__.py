@@ -2,22 +2,29 @@
 
 from experiments.common.experiment import Experiment
 from experiments.fig13_overhead.judge import plots, summarise, tables, verdicts
-from experiments.fig13_overhead.measure import Configuration, cells, measure
+from experiments.fig13_overhead.measure import Configuration, Run, cells, measure
 
-SMOKE = Configuration(batches=(("linear", 16, 3), ("LeNet-300-100", 8, 3)))
+SMOKE = Configuration((Run("linear", 16, 3, 2), Run("LeNet-300-100", 8, 3, 2)), warm_up=1)
 CPU = Configuration(
-    batches=(
-        *(("linear", n, 300) for n in (32, 200)), *(("LeNet-300-100", n, 200) for n in (32, 128, 512)),
-        ("VGG-16", 8, 10), ("VGG-16", 32, 10), ("NanoGPT", 2, 10), ("NanoGPT", 8, 10),
-    ),
-    compiled=("LeNet-300-100",),
+    (
+        *(Run("linear", n, 400, 8, compiled) for n in (32, 200) for compiled in (False, True)),
+        *(Run("LeNet-300-100", n, 100, 6) for n in (32, 128, 256, 512)),
+        Run("LeNet-300-100", 256, 100, 6, compiled=True),
+        Run("VGG-16", 8, 12, 3), Run("VGG-16", 32, 8, 3), Run("VGG-16", 128, 5, 2),
+        Run("VGG-16", 128, 5, 2, compiled=True, depths=(3,)),
+        Run("NanoGPT", 2, 12, 3), Run("NanoGPT", 8, 8, 3), Run("NanoGPT", 32, 5, 2),
+        Run("NanoGPT", 32, 5, 2, compiled=True, depths=(3,)),
+    )
 )  # fmt: skip
 GPU = Configuration(
-    batches=(
-        *(("linear", n, 300) for n in (32, 200)), *(("LeNet-300-100", n, 300) for n in (32, 128, 256, 512, 2048)),
-        *(("VGG-16", n, 100) for n in (32, 128, 512)), *(("NanoGPT", n, 60) for n in (8, 32, 64)),
-    ),
-    compiled=("LeNet-300-100", "VGG-16", "NanoGPT"),
+    tuple(
+        Run(model, n, rounds, 6, compiled)
+        for model, sizes, rounds in (
+            ("linear", (32, 200, 1000), 200), ("LeNet-300-100", (32, 128, 256, 512, 2048), 200),
+            ("VGG-16", (32, 128, 512), 40), ("NanoGPT", (8, 32, 64), 40),
+        )
+        for n in sizes for compiled in (False, True)
+    )
 )  # fmt: skip
 
 EXPERIMENT = Experiment(
@@ -30,4 +37,5 @@ EXPERIMENT = Experiment(
     verdicts=verdicts,
     tables=tables,
     plots=plots,
+    alone=True,
 )

@@ -16,6 +16,7 @@ import dgating as dg
 from experiments.common.convnets import VGG16, vgg
 from experiments.common.experiment import Cell, Place
 from experiments.common.gpt import GPT
+from experiments.common.memory import peak_bytes
 from experiments.common.networks import lenet
 
 LAM = 1e-4  # small: nothing may collapse while the clock runs, denormal numbers are slow
@@ -23,14 +24,26 @@ DECAY = 5e-4  # of the ungated model, as usual: weight decay is not an overhead 
 Batch = tuple[Tensor, Tensor]
 
 
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    """Of all models but the transformer."""
+    return torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
+
+
+def adam(parameters: Any) -> torch.optim.Optimizer:
+    """Of the transformer."""
+    return torch.optim.Adam(parameters, lr=1e-5)
+
+
 @dataclass(frozen=True)
 class Model:
-    """A network of the paper, what is gated in it, and a batch for it."""
+    """A network of the paper, what is gated in it, a batch for it, and the batch size that the paper trains it with."""
 
     build: Callable[[], nn.Module]
     groups: Callable[[Any], list[dg.Groups]]
     batch: Callable[[int], Batch]
+    usual: int
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
+    optimizer: Callable[[Any], torch.optim.Optimizer] = sgd
 
 
 def _linear_groups(net: nn.Linear) -> list[dg.Groups]:
@@ -48,37 +61,45 @@ def _text(n: int) -> Batch:
 MODELS = {
     "linear": Model(
         lambda: nn.Linear(200, 1, bias=False), _linear_groups, lambda n: (torch.randn(n, 200), torch.randn(n, 1)),
-        F.mse_loss,
+        200, F.mse_loss,
     ),
     "LeNet-300-100": Model(
         lambda: lenet(784, 10), lambda net: [dg.features(net[0])],
-        lambda n: (torch.randn(n, 784), torch.randint(10, (n,))),
+        lambda n: (torch.randn(n, 784), torch.randint(10, (n,))), 256,
     ),
-    "VGG-16": Model(lambda: vgg(VGG16, 512, 10, 3, 32), lambda net: [dg.filters(net)], _pictures),
+    "VGG-16": Model(lambda: vgg(VGG16, 512, 10, 3, 32), lambda net: [dg.filters(net)], _pictures, 128),
     "NanoGPT": Model(
         lambda: GPT(91, 256, 384, 6, 12, 0.2),
-        lambda net: dg.heads(net, (torch.zeros(2, 256, dtype=torch.long),), which="value"), _text,
-        lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten()),
+        lambda net: dg.heads(net, (torch.zeros(2, 256, dtype=torch.long),), which="value"), _text, 32,
+        lambda out, y: F.cross_entropy(out.flatten(0, 1), y.flatten()), adam,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Configuration:
-    """``batches``: (model, batch size, repetitions). ``compiled``: models that are measured under ``torch.compile``."""
+class Run:
+    """``rounds`` times a burst of steps of every depth; of a burst the first step warms up, the median counts."""
 
-    batches: tuple[tuple[str, int, int], ...]
-    compiled: tuple[str, ...] = ()
+    model: str
+    batch: int
+    rounds: int
+    burst: int = 4
+    compiled: bool = False
     depths: tuple[int, ...] = (2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Section 9.7. Open there and ours: batch sizes (the usual ones are those that the models are trained with)."""
+
+    runs: tuple[Run, ...]
+    warm_up: int = 3
     version: int = 1
 
 
 def cells(c: Configuration) -> list[Cell]:
-    """A model and a batch size, eager and compiled."""
-    return [
-        {"model": model, "batch": batch, "repeats": repeats, "compiled": compiled}
-        for model, batch, repeats in c.batches for compiled in (False, True) if not compiled or model in c.compiled
-    ]  # fmt: skip
+    """A model, a batch size, eager or compiled."""
+    return [{"model": run.model, "batch": run.batch, "compiled": run.compiled} for run in c.runs]
 
 
 class Training:
@@ -93,9 +114,7 @@ class Training:
                 dg.gate_(net, groups, depth=depth)
         self.net = net.to(device)
         decay = [{"params": list(net.parameters()), "weight_decay": DECAY}]
-        self.optimizer = torch.optim.SGD(
-            dg.param_groups(net, LAM, weight_decay=DECAY) if depth > 1 else decay, lr=1e-4, momentum=0.9
-        )
+        self.optimizer = model.optimizer(dg.param_groups(net, LAM, weight_decay=DECAY) if depth > 1 else decay)
         self.forward = torch.compile(self.net) if compiled else self.net
 
     def step(self) -> None:
@@ -104,13 +123,23 @@ class Training:
         self.loss(self.forward(self.x), self.y).backward()
         self.optimizer.step()
 
-    def milliseconds(self) -> float:
-        """Of one step."""
+    def milliseconds(self, burst: int) -> float:
+        """Of a step, as the median of a burst without its first: that one brings the model back into the caches."""
+        return statistics.median([self._timed() for _ in range(burst)][1:])
+
+    def _timed(self) -> float:
         _wait(self.x)
         start = time.perf_counter()
         self.step()
         _wait(self.x)
         return 1e3 * (time.perf_counter() - start)
+
+    def held_bytes(self) -> int:
+        """Parameters, buffers, optimizer state, and what a step holds at its peak besides."""
+        state = [v for s in self.optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
+        lasting = sum(t.nbytes for t in (*self.net.parameters(), *self.net.buffers(), *state))
+        self.optimizer.zero_grad()
+        return lasting + peak_bytes(self.step, self.x.device.type)
 
 
 def _wait(x: Tensor) -> None:
@@ -119,37 +148,38 @@ def _wait(x: Tensor) -> None:
 
 
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
-    """All depths take turns in every repetition, and the order swaps each time: they see the same machine."""
-    model, depths = MODELS[cell["model"]], (1, *c.depths)
-    if cell["compiled"]:
+    """All depths take turns in every round, another one first each time: they see the same machine."""
+    run = next(run for run, of in zip(c.runs, cells(c), strict=True) if of == cell)
+    if run.compiled:
         torch.compiler.reset()
-    runs = {d: Training(model, cell["batch"], d, place.device, cell["compiled"]) for d in depths}
-    for run in runs.values():
-        for _ in range(3):
-            run.step()
+    depths = (1, *run.depths)
+    trainings = {d: Training(MODELS[run.model], run.batch, d, place.device, run.compiled) for d in depths}
+    try:
+        for training in trainings.values():
+            for _ in range(c.warm_up):
+                training.step()
+    except RuntimeError as error:
+        if not run.compiled:
+            raise
+        return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
     times: dict[int, list[float]] = {d: [] for d in depths}
-    order = list(depths)
-    for _ in range(cell["repeats"]):
-        for d in order:
-            times[d].append(runs[d].milliseconds())
-        order.reverse()
-    return {"depths": [_found(d, runs[d], times[d], times[1], cell["compiled"]) for d in depths]}
-
-
-def _found(depth: int, run: Training, own: list[float], plain: list[float], compiled: bool) -> dict[str, Any]:
-    low, middle, high = statistics.quantiles([a / b for a, b in zip(own, plain, strict=True)], n=4)
+    for i in range(run.rounds):
+        for d in (*depths[i % len(depths) :], *depths[: i % len(depths)]):
+            times[d].append(trainings[d].milliseconds(run.burst))
     return {
-        "depth": depth,
-        "parameters": sum(p.numel() for p in run.net.parameters()),
-        "ms": round(statistics.median(own), 4),
-        "ratio": [round(v, 4) for v in (low, middle, high)],
-        "peak_bytes": None if compiled else _peak(run),
+        "depths": [
+            {
+                "depth": d,
+                "parameters": sum(p.numel() for p in trainings[d].net.parameters()),
+                "ms": round(statistics.median(times[d]), 4),
+                "ratio": ratios(times[d], times[1]),
+                "bytes": None if run.compiled else trainings[d].held_bytes(),
+            }
+            for d in depths
+        ]
     }
 
 
-def _peak(run: Training) -> int | None:
-    """Parameters, optimizer state, and what forward and backward hold at their peak besides."""
-    held = [*run.net.parameters(), *run.net.buffers()]
-    state = [v for s in run.optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
-    peak = dg.profile(run.net, (run.x,), backward=True, repeats=1, warmup=1).peak_bytes
-    return None if peak is None else peak + sum(t.nbytes for t in (*held, *state))
+def ratios(own: list[float], plain: list[float]) -> list[float]:
+    """Quartiles of the ratios within a round."""
+    return [round(q, 4) for q in statistics.quantiles([a / b for a, b in zip(own, plain, strict=True)], n=4)]

@@ -2,90 +2,208 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 import dgating as dg
 from experiments.common.experiment import Place, Record
 from experiments.minilm_encoder import EXPERIMENT
-from experiments.minilm_encoder.judge import smallest, summarise, verdicts
-from experiments.minilm_encoder.measure import Configuration, _smallest, embeddings, measure, original, similarity, task
+from experiments.minilm_encoder.judge import at_level, summarise, verdicts
+from experiments.minilm_encoder.measure import (
+    THRESHOLD,
+    Chooser,
+    Configuration,
+    Distillation,
+    choose_by_gates,
+    choose_by_size,
+    embeddings,
+    lines,
+    measure,
+    original,
+    parted,
+    similarity,
+    task,
+)
 
 pytest.importorskip("transformers")
 SMOKE: Configuration = EXPERIMENT.configurations["smoke"]
+HEADS, NEURONS = 2 * 4, 2 * 64
+
+
+def _chooser(depth: int) -> Chooser:
+    rows = task(SMOKE, Place())
+    return Chooser(original(SMOKE), {name: part[:2] for name, part in rows.train.items()}, depth)
+
+
+def _distillation(**changes: Any) -> Distillation:
+    c = Configuration(**{**{k: getattr(SMOKE, k) for k in Configuration.__dataclass_fields__}, **changes})
+    return Distillation(c, task(SMOKE, Place()), torch.Generator().manual_seed(0))
+
+
+# the task
+
+
+def test_lines_once_and_long_enough() -> None:
+    assert lines("a b c d\nshort\nb c d e\na b c d\n") == ["a b c d", "b c d e"]
+
+
+@pytest.mark.parametrize(("rows", "most", "held"), [(200, 8000, 256), (20000, 8000, 256), (21668, 100, 10)])
+def test_no_sentence_is_in_two_parts(rows: int, most: int, held: int) -> None:
+    train, validation, test = (set(part.tolist()) for part in parted(rows, most, held))
+    assert len(train | validation | test) == len(train) + len(validation) + len(test)
+    assert max(train) < min(validation | test)
+    assert len(train) <= most
+    assert len(validation) == len(test) <= held
 
 
 def test_the_original_is_like_itself() -> None:
     rows = task(SMOKE, Place())
-    found = similarity(original(SMOKE), rows)
-    assert found["cosine"] == pytest.approx(1)
-    assert found["spearman"] == pytest.approx(1)
-    torch.testing.assert_close(rows.wanted_test.norm(dim=1), torch.ones(len(rows.wanted_test)))
-
-
-def test_held_out_sentences_are_not_trained_on() -> None:
-    rows = task(SMOKE, Place())
-    trained = {tuple(row.tolist()) for row in rows.train["input_ids"]}
-    assert not any(tuple(row.tolist()) in trained for row in rows.test["input_ids"])
-
-
-def _gated() -> torch.nn.Module:
-    rows, net = task(SMOKE, Place()), original(SMOKE)
-    example = {name: part[:2] for name, part in rows.test.items()}
-    for g in (*dg.heads(net, example), *dg.neurons(net, example)):
-        dg.gate_(net, g, depth=2)
-    return net
-
-
-@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0])
-def test_magnitude_takes_the_same_share_of_heads_and_of_neurons(ratio: float) -> None:
-    net = _gated()
-    norms, masks = dg.group_norms(net), _smallest(net, ratio)
-    assert masks.keys() == norms.keys()
-    for size, layers in ((4, 2), (64, 2)):
-        chosen = [masks[name] for name, v in norms.items() if len(v) == size]
-        assert len(chosen) == layers
-        assert sum(int(m.sum()) for m in chosen) == min(round(ratio * layers * size), layers * (size - 1))
-    for name, mask in masks.items():
-        assert not mask[norms[name].argmax()]
-        if 0 < int(mask.sum()) < len(mask):
-            assert norms[name][mask].max() <= norms[name][~mask].min()
-
-
-@pytest.mark.parametrize(("method", "at"), [("magnitude", 0.5), ("D = 3", 1e-3)])
-def test_what_is_taken_out_is_gone_and_nothing_else_changes(method: str, at: float) -> None:
-    found = measure(SMOKE, {"method": method, "at": at, "seed": 0}, Place())
-    assert found["difference"] < 1e-5
-    assert found["layers"][1] < found["layers"][0]
-    assert found["parameters"][0] - found["parameters"][1] == found["layers"][0] - found["layers"][1]
-    assert found["cosine"] >= found["before"]["cosine"] - 0.01
+    for part in rows.parts.values():
+        found = similarity(original(SMOKE), *part)
+        assert found["cosine"] == pytest.approx(1)
+        assert found["spearman"] == pytest.approx(1)
 
 
 def test_embeddings_do_not_depend_on_the_batch() -> None:
     rows, net = task(SMOKE, Place()), original(SMOKE)
-    torch.testing.assert_close(embeddings(net, rows.test, 3), embeddings(net, rows.test, 64))
+    torch.testing.assert_close(embeddings(net, rows.train, 7), embeddings(net, rows.train, 64))
 
 
-def _records(**points: list[tuple[float, int]]) -> list[Record]:
+# choosing
+
+
+def test_shares_are_of_parameters() -> None:
+    """A head of width 8 in 32: three times (32 + 1) x 8 and 32 x 8 of the output; a neuron: 32 + 1 and 32."""
+    chooser = _chooser(2)
+    head, neuron = 4 * 32 * 8 + 3 * 8, 32 + 1 + 32
+    assert sorted(set(chooser.price.values())) == [neuron, head]
+    assert chooser.whole == HEADS * head + NEURONS * neuron
+    (first, *_), (layer, *_) = chooser.groups["heads"], chooser.groups["neurons"]
+    some = {first.name: torch.tensor([True, False, False, True]), layer.name: torch.arange(64) < 3}
+    assert chooser.share(some) == pytest.approx((2 * head + 3 * neuron) / chooser.whole)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0])
+def test_the_smallest_of_heads_and_of_neurons(ratio: float) -> None:
+    chooser = _chooser(2)
+    norms, masks = dg.group_norms(chooser.net), chooser.smallest(ratio)
+    for of, size in zip(chooser.groups.values(), (4, 64), strict=True):
+        chosen = [masks[g.name] for g in of]
+        assert sum(int(m.sum()) for m in chosen) == min(round(ratio * 2 * size), 2 * (size - 1))
+        relative = torch.cat([norms[g.name] / chooser.scale[g.name] for g in of])
+        kept = ~torch.cat(chosen)
+        if ratio < 1:
+            assert relative[~kept].max() <= relative[kept].min()
+        for g in of:
+            assert not masks[g.name][norms[g.name].argmax()]
+
+
+def test_gates_remove_with_lam_and_hardly_without() -> None:
+    shares = []
+    for lams in ({"lam_low": 1e-9, "lam_high": 1e-9}, {}):
+        distil, chooser = _distillation(**lams), _chooser(3)
+        found = choose_by_gates(distil.c, chooser, distil, {"lr": 1e-3, "ratio": 0.5})
+        shares.append(found["by_itself"])
+        assert chooser.share(chooser.below(0.0)) >= 0.48  # without, the share was cut by norm
+        assert distil.step <= round(distil.c.choosing * distil.c.steps)
+    assert shares[0] < 0.02
+    assert shares[1] >= 0.5
+
+
+def test_what_gates_remove_is_below_the_threshold() -> None:
+    distil, chooser, norms = _distillation(), _chooser(3), {}
+    before = dg.zero_
+
+    def spy(net: Any, masks: Any) -> Any:
+        norms.update(dg.group_norms(net))
+        return before(net, masks)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dg, "zero_", spy)
+        choose_by_gates(distil.c, chooser, distil, {"lr": 1e-3, "ratio": 0.5})
+    for name, left in dg.group_norms(chooser.net).items():
+        assert torch.equal(left == 0, norms[name] <= THRESHOLD * chooser.scale[name])
+
+
+@pytest.mark.parametrize("method", ["magnitude", "gradual magnitude"])
+def test_magnitude_keeps_what_it_removed_at_zero(method: str) -> None:
+    distil, chooser = _distillation(), _chooser(2)
+    choose_by_size(distil.c, chooser, distil, {"lr": 1e-3, "ratio": 0.5, "method": method})
+    left = chooser.left()
+    assert sum(left["heads"]) == HEADS // 2
+    assert sum(left["neurons"]) == NEURONS // 2
+    assert distil.step == (0 if method == "magnitude" else round(0.6 * distil.c.steps))
+
+
+@pytest.mark.parametrize("method", SMOKE.methods)
+def test_every_method_takes_as_many_steps_and_compacts_exactly(method: str) -> None:
+    steps = 0
+    before = Distillation.run
+
+    def counted(self: Distillation, *args: Any, **kwargs: Any) -> None:
+        nonlocal steps
+        start = self.step
+        before(self, *args, **kwargs)
+        steps += self.step - start
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Distillation, "run", counted)
+        found = measure(SMOKE, {"method": method, "ratio": 0.5, "lr": 1e-3, "seed": 0}, Place())
+    assert steps == SMOKE.steps
+    assert found["difference"] < 1e-5
+    assert found["layers"][1] < 0.7 * found["layers"][0]
+    assert found["parameters"][0] - found["parameters"][1] == found["layers"][0] - found["layers"][1]
+
+
+# verdicts
+
+
+def _records(**points: list[tuple[float, float, int]]) -> list[Record]:
+    """Correlation to choose by, correlation to report, parameters left of 100."""
     return [
-        Record(cell={"method": method.replace("_", " = "), "at": i, "seed": 0}, seconds=1.0, environment={},
-               found={"spearman": s, "layers": [100, left]})
-        for method, of in points.items() for i, (s, left) in enumerate(of)
+        Record(
+            {"method": method.replace("_", " = "), "ratio": 0.1 * i, "lr": 1e-3, "seed": 0},
+            {
+                "validation": {"spearman": v}, "test": {"spearman": t, "cosine": 1.0}, "layers": [100, left],
+                "flops": [100, left], "speedup": 100 / left,
+            },
+            1.0,
+        )
+        for method, of in points.items() for i, (v, t, left) in enumerate(of)
     ]  # fmt: skip
 
 
-def test_smallest_reads_between_points() -> None:
-    summary = summarise(SMOKE, _records(D_3=[(0.9, 20), (0.98, 60)]))
-    assert smallest(summary["D = 3"], 0.94) == pytest.approx(0.4)
-    assert smallest(summary["D = 3"], 0.99) == pytest.approx(0.8)  # towards the original
-    assert smallest(summary["D = 3"], 0.5) == pytest.approx(0.2)  # nothing smaller was measured
+def test_the_step_size_is_chosen_by_other_sentences_than_those_reported() -> None:
+    good, bad = _records(D_3=[(0.9, 0.7, 50)])[0], _records(D_3=[(0.8, 0.99, 40)])[0]
+    other = Record({**bad.cell, "lr": 1e-4}, bad.found, 1.0)
+    (point,) = summarise(SMOKE, [good, other])["D = 3"]
+    assert point["test"]["spearman"] == 0.7
+    assert point["trials"] == 2
+
+
+def test_a_level_is_met_by_the_smallest_that_reaches_it() -> None:
+    points = summarise(SMOKE, _records(D_3=[(0.93, 0, 80), (0.94, 0, 30), (0.7, 0, 10)]))["D = 3"]
+
+    def left(p: Any) -> float:
+        return p["layers"][1] / p["layers"][0]
+
+    assert at_level(points, 0.93, left) == 0.3  # the larger one is no better
+    assert at_level(points, 0.5, left) == 0.1
+    assert at_level(points, 0.99, left) is None
 
 
 @pytest.mark.parametrize(
-    ("ours", "status"),
-    [([(0.9, 10), (0.98, 50)], "reproduced"), ([(0.9, 30), (0.98, 70)], "not reproduced")],
+    ("ours", "expected"),
+    [
+        ([(0.99, 0.99, 70), (0.9, 0.9, 10)], "reproduced"),
+        ([(0.99, 0.99, 70), (0.9, 0.9, 30)], "partly"),
+        ([(0.99, 0.99, 90), (0.9, 0.9, 30)], "not reproduced"),
+        ([(0.7, 0.7, 10)], "not reproduced"),
+    ],
 )
-def test_verdict_by_hand(ours: list[tuple[float, int]], status: str) -> None:
-    summary = summarise(SMOKE, _records(D_3=ours, magnitude=[(0.9, 20), (0.98, 60)]))
-    (verdict,) = verdicts(SMOKE, summary)
-    assert verdict.status == status
+def test_verdicts_by_hand(ours: list[tuple[float, float, int]], expected: str) -> None:
+    """Levels .98 and .95 take the first encoder, .9 and .8 the second."""
+    summary = summarise(SMOKE, _records(D_3=ours, magnitude=[(0.99, 0.99, 80), (0.9, 0.9, 20)]))
+    assert {v.status for v in verdicts(SMOKE, summary)} == {expected}

@@ -54,9 +54,14 @@ def tokens(where: Path, texts: list[str], length: int = 128) -> dict[str, Tensor
     return {"input_ids": made["input_ids"], "attention_mask": made["attention_mask"]}
 
 
-@torch.no_grad()
-def embed(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+def sentences(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
     """Sentence embeddings as the model's card says: the mean over the tokens, of length one."""
     mask = inputs["attention_mask"].unsqueeze(-1)
     hidden = model(**inputs).last_hidden_state
     return F.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+
+
+@torch.no_grad()
+def embed(model: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+    """The same without gradients."""
+    return sentences(model, inputs)

@@ -4,13 +4,15 @@ from experiments.common.experiment import Experiment
 from experiments.minilm_encoder.judge import plots, summarise, tables, verdicts
 from experiments.minilm_encoder.measure import Configuration, cells, measure
 
-SMOKE = Configuration(tiny=True, methods=("D = 3",), lams=(1e-3,), ratios=(0.5,), steps=40, batch=16, repeats=1)
-CPU = Configuration(methods=("D = 3",), steps=300, batch=24, length=32)
+SMOKE = Configuration(
+    tiny=True, ratios=(0.5,), lrs=(1e-3,), steps=100, batch=16, gate_lr=0.1, lam_low=1e-4, lam_high=0.1, repeats=1
+)
+CPU = Configuration(steps=400, batch=24, gate_lr=0.02)
 
 EXPERIMENT = Experiment(
     name="minilm_encoder",
     title="Beyond the paper: heads and neurons of a pretrained sentence encoder",
-    configurations={"smoke": SMOKE, "cpu": CPU, "gpu": Configuration(steps=3000, batch=64), "paper": Configuration()},
+    configurations={"smoke": SMOKE, "cpu": CPU, "gpu": Configuration(), "paper": Configuration(seeds=(0, 1, 2))},
     cells=cells,
     measure=measure,
     summarise=summarise,

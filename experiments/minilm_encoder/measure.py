@@ -1,8 +1,10 @@
-"""A pretrained encoder with gated heads and neurons, distilled from itself; beside magnitude pruning."""
+"""A pretrained encoder made smaller by shares of its heads and neurons, distilled from itself; three ways to choose."""
 
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,59 +13,60 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._units import units
 from experiments import data
 from experiments.common import minilm
 from experiments.common.experiment import Cell, Place
-from experiments.common.watch import Watch
 
-THRESHOLD = 1e-5
+THRESHOLD = 1e-3  # of the root mean square of a layer's norms at the start, as in dgating.path
+LOOK = 5  # steps between two looks at what is gone
 Inputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Beyond the paper. ω starts at the pretrained weight, the gates at one.
+    """Beyond the paper. Every cell takes ``steps`` steps of distillation, whatever the method.
 
-    Methods: ``"D = 3"`` trains gated at a strength for the first ``gated_share`` of the steps, takes out what is below
-    the threshold or certified, and goes on with what is left. ``"magnitude"`` first takes out the ``ratio`` of heads
-    and of neurons with the smallest norms (over all layers), then trains for all steps. The loss is the mean of
-    1 - cos(embedding, embedding of the original), plus the penalty.
+    ``ratio`` is a share of the parameters in heads and neurons. All methods choose within the first ``choosing`` part
+    of the steps, then what they chose is cut out and the compact encoder goes on. ``"D = 3"`` is gated with ω the
+    pretrained weight and all gates one; groups are priced by their parameters, and λ rises from ``lam_low`` to
+    ``lam_high`` until the share is gone. ``"magnitude"`` takes out the smallest at the start, ``"gradual magnitude"``
+    more and more of the smallest. The loss is the mean of 1 - cos(embedding, embedding of the original).
     """
 
     text: str = "tinyshakespeare"
-    methods: tuple[str, ...] = ("D = 3", "D = 4")
-    lams: tuple[float, ...] = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4)
+    methods: tuple[str, ...] = ("D = 3", "magnitude", "gradual magnitude")
     ratios: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    lrs: tuple[float, ...] = (2e-4, 1e-3)
     seeds: tuple[int, ...] = (0,)
-    steps: int = 600
-    gated_share: float = 0.7
+    steps: int = 3000
+    choosing: float = 0.6
+    gate_lr: float = 0.01
+    lam_low: float = 1e-6
+    lam_high: float = 1e-2
     batch: int = 32
-    lr: float = 2e-4
-    length: int = 48
+    rows: int = 8000
     sentences: int = 256
-    held_out: float = 0.1
     tiny: bool = False
-    repeats: int = 10
-    version: int = 1
+    repeats: int = 20
+    version: int = 2
 
 
 def cells(c: Configuration) -> list[Cell]:
-    """Strengths of the gated methods, ratios of magnitude pruning."""
-    made: list[Cell] = []
-    for seed in c.seeds:
-        made += [{"method": "magnitude", "at": ratio, "seed": seed} for ratio in c.ratios]
-        made += [{"method": method, "at": lam, "seed": seed} for lam in c.lams for method in c.methods]
-    return made
+    """Every method at every ratio with every step size: as many trials for each."""
+    return [
+        {"method": method, "ratio": ratio, "lr": lr, "seed": seed}
+        for seed in c.seeds for ratio in c.ratios for lr in c.lrs for method in c.methods
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Task:
-    """Sentences as tokens, those to train on and those held out, with the embeddings that the original gives them."""
+    """Sentences as tokens and the embeddings that the original gives them: to train on, to choose by, to report."""
 
     train: Inputs
-    test: Inputs
     wanted: Tensor
-    wanted_test: Tensor
+    parts: dict[str, tuple[Inputs, Tensor]]  # "validation" and "test"
 
 
 def original(c: Configuration) -> nn.Module:
@@ -75,6 +78,7 @@ def original(c: Configuration) -> nn.Module:
         sizes = BertConfig(
             vocab_size=100, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
             max_position_embeddings=64, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+            initializer_range=0.3,
         )  # fmt: skip
         return BertModel(sizes, add_pooling_layer=False).eval()
     where = minilm.folder()
@@ -83,140 +87,203 @@ def original(c: Configuration) -> nn.Module:
     return minilm.encoder(where)
 
 
+def lines(text: str) -> list[str]:
+    """Each line with at least four words once, in the order of the text."""
+    return [line for line in dict.fromkeys(text.splitlines()) if len(line.split()) >= 4]
+
+
+def parted(rows: int, most: int, held: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Numbers of rows: the first tenths to train on, of the last tenth every other row to choose by and to report."""
+    cut = int(0.9 * rows)
+    train = torch.linspace(0, cut - 1, min(most, cut)).long()
+    last = torch.linspace(cut, rows - 1, min(2 * held, rows - cut)).long()
+    return train, last[::2], last[1::2]
+
+
 @functools.lru_cache(maxsize=1)
 def task(c: Configuration, place: Place) -> Task:
-    """Lines of the text with at least four words; the last part of them is held out."""
+    """Lines of the text with the original's embeddings; kept for the next cell of this process."""
     if c.tiny:
-        generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(100, (200, 12), generator=generator)
-        inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        ids = torch.randint(100, (200, 12), generator=torch.Generator().manual_seed(0))
+        whole = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     else:
         where = minilm.folder()
         assert where is not None
         found = data.load(c.text, place.data)
         assert isinstance(found, data.Text)
-        lines = [line for line in dict.fromkeys(found.text.splitlines()) if len(line.split()) >= 4]
-        inputs = minilm.tokens(where, lines, c.length)
-    inputs = {name: part.to(place.device) for name, part in inputs.items()}
-    cut = int((1 - c.held_out) * len(inputs["input_ids"]))
-    train = {name: part[:cut] for name, part in inputs.items()}
-    rest = len(inputs["input_ids"]) - cut
-    some = torch.linspace(cut, cut + rest - 1, min(c.sentences, rest)).long().to(place.device)
-    test = {name: part[some] for name, part in inputs.items()}
+        whole = minilm.tokens(where, lines(found.text))
     model = original(c).to(place.device)
-    return Task(train, test, embeddings(model, train), embeddings(model, test))
+    parts = []
+    for some in parted(len(whole["input_ids"]), c.rows, c.sentences):
+        inputs = {name: part[some].to(place.device) for name, part in whole.items()}
+        parts.append((inputs, embeddings(model, inputs)))
+    (train, wanted), validation, test = parts
+    return Task(train, wanted, {"validation": validation, "test": test})
+
+
+def taken(inputs: Inputs, at: Tensor) -> Inputs:
+    """Some sentences, padded no further than the longest of them (on a device as they are: no wait for it)."""
+    mask = inputs["attention_mask"][at]
+    longest = int(mask.sum(1).max()) if mask.device.type == "cpu" else mask.shape[1]
+    return {name: part[at, :longest] for name, part in inputs.items()}
 
 
 @torch.no_grad()
 def embeddings(model: nn.Module, inputs: Inputs, batch: int = 64) -> Tensor:
     """Of all rows, in pieces."""
-    parts = [
-        minilm.embed(model, dict(zip(inputs, piece, strict=True)))
-        for piece in zip(*(part.split(batch) for part in inputs.values()), strict=True)
-    ]
-    return torch.cat(parts)
+    rows = torch.arange(len(inputs["input_ids"]), device=inputs["input_ids"].device)
+    return torch.cat([minilm.embed(model, taken(inputs, some)) for some in rows.split(batch)])
+
+
+class Chooser:
+    """A gated encoder on its way to fewer heads and neurons: the prices of its groups, and what is gone."""
+
+    def __init__(self, net: nn.Module, example: Inputs, depth: int) -> None:
+        self.net = net
+        self.groups = {"heads": dg.heads(net, example), "neurons": dg.neurons(net, example)}
+        everything = [g for of in self.groups.values() for g in of]
+        for g in everything:
+            dg.gate_(net, g, depth=depth)
+        width = int(net.config.hidden_size)  # type: ignore[union-attr,arg-type]
+        more = {"heads": 0, "neurons": width}  # with a neuron goes its column in the next layer
+        self.price = {
+            g.name: float(g.sizes.double().mean()) + more[kind] for kind, of in self.groups.items() for g in of
+        }
+        self.whole = sum(self.price[g.name] * len(g) for g in everything)
+        self.scale = {name: norms.square().mean().sqrt() for name, norms in dg.group_norms(net).items()}
+
+    def share(self, masks: dict[str, Tensor]) -> float:
+        """Of the parameters in heads and neurons, what these groups hold."""
+        return sum(self.price[name] * int(mask.sum()) for name, mask in masks.items()) / self.whole
+
+    def below(self, threshold: float) -> dict[str, Tensor]:
+        """Groups whose norm is not above this share of their layer's at the start."""
+        return {name: norms <= threshold * self.scale[name] for name, norms in dg.group_norms(self.net).items()}
+
+    def smallest(self, ratio: float) -> dict[str, Tensor]:
+        """This share of the heads and of the neurons: the smallest norms beside those of their layer at the start.
+
+        Over all layers; one of each kind stays in every layer.
+        """
+        norms, masks = dg.group_norms(self.net), {}
+        for of in self.groups.values():
+            values = torch.stack([norms[g.name] / self.scale[g.name] for g in of])
+            order = values.scatter(1, values.argmax(1, keepdim=True), torch.inf).flatten().argsort()
+            mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
+            mask[order[: min(round(ratio * values.numel()), values.numel() - len(of))]] = True
+            masks |= dict(zip((g.name for g in of), mask.view_as(values), strict=True))
+        return masks
+
+    def left(self) -> dict[str, list[int]]:
+        """Heads and neurons of every layer that are not exactly zero."""
+        norms = dg.group_norms(self.net)
+        return {kind: [int((norms[g.name] > 0).sum()) for g in of] for kind, of in self.groups.items()}
 
 
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
-    """Train, take out, compact; how similar the similarities are to those of the original."""
+    """Choose, cut out, train on; how alike the similarities are to those of the original, and what it costs."""
     rows = task(c, place)
     torch.manual_seed(cell["seed"])
-    net, generator = original(c).to(place.device), place.generator(cell["seed"])
-    example = {name: part[:2] for name, part in rows.test.items()}
-    groups = [*dg.heads(net, example), *dg.neurons(net, example)]
-    found: dict[str, Any] = {}
-    if cell["method"] == "magnitude":
-        for g in groups:
-            dg.gate_(net, g, depth=2)  # for its group norms and exact zeros; the gates are gone before it trains
-        dg.zero_(net, _smallest(net, cell["at"]))
-        dg.collapse_(net)
-        steps = c.steps
-    else:
-        depth, gated = int(cell["method"].removeprefix("D = ")), round(c.gated_share * c.steps)
-        for g in groups:
-            dg.gate_(net, g, depth=depth)
-        watch = _fit(c, net, rows, gated, cell["at"], generator)
-        found |= watch.found() if watch else {}
-        known = torch.split(watch.certified[-1], [len(v) for v in dg.group_norms(net).values()]) if watch else ()
-        norms = dg.group_norms(net)
-        dg.zero_(net, {
-            name: (v <= THRESHOLD) | (k.to(v.device) if known else False)
-            for (name, v), k in zip(norms.items(), known or norms.values(), strict=True)
-        })  # fmt: skip
-        dg.collapse_(net)
-        steps = c.steps - gated
-    zeroed = net.eval()
-    small = dg.compact(zeroed, example)
-    difference = float((embeddings(small, rows.test) - embeddings(zeroed, rows.test)).abs().max())
-    before = similarity(small, rows)
-    _fit(c, small, rows, steps, 0.0, generator)
-    return found | {"before": before, **similarity(small, rows), **_sizes(c, small, rows), "difference": difference}
+    net = original(c).to(place.device)
+    net.embeddings.requires_grad_(False)  # type: ignore[union-attr]  (a table of words, most not in this text)
+    example = {name: part[:2] for name, part in rows.train.items()}
+    gated = cell["method"].startswith("D = ")
+    chooser = Chooser(net, example, int(cell["method"].removeprefix("D = ")) if gated else 2)
+    distil = Distillation(c, rows, place.generator(cell["seed"]))
+    choose = choose_by_gates if gated else choose_by_size
+    found = choose(c, chooser, distil, cell) | {"left": chooser.left(), "choosing": distil.step}
+    dg.collapse_(net)
+    small, test = dg.compact(net.eval(), example), rows.parts["test"][0]
+    found["difference"] = float((embeddings(small, test) - embeddings(net, test)).abs().max())
+    found["before"] = similarity(small, *rows.parts["validation"])["spearman"]
+    optimizer = torch.optim.Adam([p for p in small.parameters() if p.requires_grad], lr=cell["lr"])
+    distil.run(small, optimizer, c.steps)
+    return found | {name: similarity(small, *part) for name, part in rows.parts.items()} | _sizes(c, small, rows)
 
 
-def _smallest(net: nn.Module, ratio: float) -> dict[str, Tensor]:
-    """The share with the smallest norms of all heads, and of all neurons; the largest of every layer stays."""
-    norms, masks = dg.group_norms(net), {}
-    for size in {len(v) for v in norms.values()}:  # heads and neurons differ in number
-        names = [name for name, v in norms.items() if len(v) == size]
-        values = torch.stack([norms[name] / norms[name].square().mean().sqrt() for name in names])
-        order = values.scatter(1, values.argmax(1, keepdim=True), torch.inf).flatten().argsort()
-        mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-        mask[order[: min(round(ratio * values.numel()), values.numel() - len(names))]] = True
-        masks |= dict(zip(names, mask.view_as(values), strict=True))
-    return masks
+class Distillation:
+    """Training with one clock and one cosine: a method that has chosen sooner trains its compact encoder longer."""
+
+    def __init__(self, c: Configuration, rows: Task, generator: torch.Generator) -> None:
+        self.c, self.rows, self.generator, self.step = c, rows, generator, 0
+
+    def run(
+        self, net: nn.Module, optimizer: torch.optim.Optimizer, until: int,
+        on_step: Callable[[int], bool] = lambda step: False,
+    ) -> None:  # fmt: skip
+        """Train until a step of the clock, or until ``on_step`` says that it is enough."""
+        base = [group["lr"] for group in optimizer.param_groups]
+        net.eval()  # no dropout: the targets are exact
+        while self.step < until:
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * self.step / self.c.steps))
+            at = torch.randint(len(self.rows.wanted), (self.c.batch,), generator=self.generator)
+            at = at.to(self.rows.wanted.device)
+            loss = 1 - (minilm.sentences(net, taken(self.rows.train, at)) * self.rows.wanted[at]).sum(1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.step += 1
+            if on_step(self.step):
+                return
 
 
-def _fit(
-    c: Configuration, net: nn.Module, rows: Task, steps: int, lam: float, generator: torch.Generator
-) -> Watch | None:  # fmt: skip
-    """Distil: Adam, a cosine to zero."""
-    gated = dg.is_gated(net)
-    parameters = dg.param_groups(net, lam) if gated else list(net.parameters())
-    optimizer = torch.optim.Adam(parameters, lr=c.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
-    every = max(1, steps // 20)
-    watch = Watch(net, lam, every=every, window=every, threshold=THRESHOLD) if gated else None
-    net.eval()  # no dropout: the targets are exact
-    for step in range(1, steps + 1):
-        at = torch.randint(len(rows.wanted), (c.batch,), generator=generator).to(rows.wanted.device)
-        mask = rows.train["attention_mask"][at]
-        longest = int(mask.sum(1).max()) if mask.device.type == "cpu" else mask.shape[1]  # no wait for a device
-        inputs = {name: part[at, :longest] for name, part in rows.train.items()}
-        loss = 1 - (_embedded(net, inputs) * rows.wanted[at]).sum(1).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        if watch is not None:
-            watch.before_step(optimizer)
-        optimizer.step()
-        schedule.step()
-        if watch is not None and (step % every == 0 or step == steps):
-            watch.look(step)
-    return watch
+def choose_by_gates(c: Configuration, chooser: Chooser, distil: Distillation, cell: Cell) -> dict[str, Any]:
+    """λ rises until groups with the share of parameters are below the threshold; what is missing is cut by norm."""
+    net, until = chooser.net, round(c.choosing * c.steps)
+    least = min(chooser.price.values())
+    prices = {name: c.lam_low * price / least for name, price in chooser.price.items()}
+    optimizer = torch.optim.Adam(dg.param_groups(net, prices, gate_lr=c.gate_lr), lr=cell["lr"])
+    decay = [group["weight_decay"] for group in optimizer.param_groups]
+
+    def on_step(step: int) -> bool:
+        rise = (c.lam_high / c.lam_low) ** (step / until)
+        for group, value in zip(optimizer.param_groups, decay, strict=True):
+            group["weight_decay"] = value * rise
+        return step % LOOK == 0 and chooser.share(chooser.below(THRESHOLD)) >= cell["ratio"]
+
+    distil.run(net, optimizer, until, on_step)
+    gone = chooser.below(THRESHOLD)
+    share = chooser.share(gone)
+    if share < cell["ratio"]:
+        gone = chooser.smallest(cell["ratio"])
+    dg.zero_(net, gone)
+    return {"by_itself": round(share, 4)}
 
 
-def _embedded(net: nn.Module, inputs: Inputs) -> Tensor:
-    mask = inputs["attention_mask"].unsqueeze(-1)
-    hidden = net(**inputs).last_hidden_state
-    return nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1)
+def choose_by_size(c: Configuration, chooser: Chooser, distil: Distillation, cell: Cell) -> dict[str, Any]:
+    """The smallest norms beside those of their layer, at once or by a cubic schedule; the gates are one or zero."""
+    net, until = chooser.net, round(c.choosing * c.steps)
+    for unit in units(net):
+        unit.gamma.requires_grad_(False)
+    if cell["method"] == "gradual magnitude":
+        optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=cell["lr"])
+
+        def on_step(step: int) -> bool:
+            if step % LOOK == 0:
+                dg.zero_(net, chooser.smallest(cell["ratio"] * (1 - (1 - step / until) ** 3)))
+            return False
+
+        distil.run(net, optimizer, until, on_step)
+    dg.zero_(net, chooser.smallest(cell["ratio"]))
+    return {}
 
 
-def similarity(net: nn.Module, rows: Task) -> dict[str, float]:
-    """Held-out sentences: mean cosine with the original, and the correlation of all pairs' similarities."""
+def similarity(net: nn.Module, inputs: Inputs, wanted: Tensor) -> dict[str, float]:
+    """Mean cosine with the original, and the rank correlation of all pairs' similarities."""
     from scipy.stats import rankdata
 
-    own = embeddings(net, rows.test)
+    own = embeddings(net, inputs)
     above = torch.triu_indices(len(own), len(own), 1)
-    ranks = [rankdata((e @ e.T)[above[0], above[1]].cpu().numpy()) for e in (own, rows.wanted_test)]
-    return {
-        "cosine": float((own * rows.wanted_test).sum(1).mean()),
-        "spearman": float(np.corrcoef(*ranks)[0, 1]),
-    }
+    ranks = [rankdata((e @ e.T)[above[0], above[1]].cpu().numpy()) for e in (own, wanted)]
+    return {"cosine": float((own * wanted).sum(1).mean()), "spearman": float(np.corrcoef(*ranks)[0, 1])}
 
 
 def _sizes(c: Configuration, small: nn.Module, rows: Task) -> dict[str, Any]:
-    """Beside the original: parameters of the layers (without embeddings), FLOPs, time."""
+    """Beside the original, for a batch of sentences: parameters (of the layers: without embeddings), FLOPs, time."""
     full = original(c).to(rows.wanted.device)
-    example = {name: part[:32] for name, part in rows.test.items()}
+    inputs = rows.parts["test"][0]
+    example = taken(inputs, torch.arange(min(32, len(inputs["input_ids"])), device=rows.wanted.device))
     profile = dg.profile(small, example, reference=full, repeats=c.repeats)
     assert profile.reference is not None
     layers = [sum(p.numel() for p in m.encoder.parameters()) for m in (full, small)]  # type: ignore[union-attr]

@@ -9,16 +9,17 @@ import torch
 
 import dgating as dg
 from experiments.common.experiment import Place, Record
+from experiments.common.transformer_units import Units
 from experiments.minilm_encoder import EXPERIMENT
 from experiments.minilm_encoder.judge import at_level, summarise, verdicts
 from experiments.minilm_encoder.measure import (
     THRESHOLD,
-    Chooser,
     Configuration,
     Distillation,
     choose_by_gates,
     choose_by_size,
     embeddings,
+    gated,
     lines,
     measure,
     original,
@@ -32,9 +33,9 @@ SMOKE: Configuration = EXPERIMENT.configurations["smoke"]
 HEADS, NEURONS = 2 * 4, 2 * 64
 
 
-def _chooser(depth: int) -> Chooser:
+def _units(depth: int | None) -> Units:
     rows = task(SMOKE, Place())
-    return Chooser(original(SMOKE), {name: part[:2] for name, part in rows.train.items()}, depth)
+    return gated(original(SMOKE), {name: part[:2] for name, part in rows.train.items()}, depth)
 
 
 def _distillation(**changes: Any) -> Distillation:
@@ -76,44 +77,45 @@ def test_embeddings_do_not_depend_on_the_batch() -> None:
 
 def test_shares_are_of_parameters() -> None:
     """A head of width 8 in 32: three times (32 + 1) x 8 and 32 x 8 of the output; a neuron: 32 + 1 and 32."""
-    chooser = _chooser(2)
+    units = _units(None)
     head, neuron = 4 * 32 * 8 + 3 * 8, 32 + 1 + 32
-    assert sorted(set(chooser.price.values())) == [neuron, head]
-    assert chooser.whole == HEADS * head + NEURONS * neuron
-    (first, *_), (layer, *_) = chooser.groups["heads"], chooser.groups["neurons"]
-    some = {first.name: torch.tensor([True, False, False, True]), layer.name: torch.arange(64) < 3}
-    assert chooser.share(some) == pytest.approx((2 * head + 3 * neuron) / chooser.whole)
+    assert sorted(set(units.price.values())) == [neuron, head]
+    assert units.whole == HEADS * head + NEURONS * neuron
+    first, layer = units.names["heads"][0], units.names["neurons"][0]
+    some = {first: torch.tensor([True, False, False, True]), layer: torch.arange(64) < 3}
+    assert units.share(some) == pytest.approx((2 * head + 3 * neuron) / units.whole)
 
 
-@pytest.mark.parametrize("ratio", [0.25, 0.5, 1.0])
-def test_the_smallest_of_heads_and_of_neurons(ratio: float) -> None:
-    chooser = _chooser(2)
-    norms, masks = dg.group_norms(chooser.net), chooser.smallest(ratio)
-    for of, size in zip(chooser.groups.values(), (4, 64), strict=True):
-        chosen = [masks[g.name] for g in of]
-        assert sum(int(m.sum()) for m in chosen) == min(round(ratio * 2 * size), 2 * (size - 1))
-        relative = torch.cat([norms[g.name] / chooser.scale[g.name] for g in of])
-        kept = ~torch.cat(chosen)
-        if ratio < 1:
-            assert relative[~kept].max() <= relative[kept].min()
-        for g in of:
-            assert not masks[g.name][norms[g.name].argmax()]
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 1.0])
+def test_the_smallest_of_heads_and_of_neurons(ratio: float, relative: bool) -> None:
+    units = _units(None)
+    with torch.no_grad():
+        units.net.encoder.layer[0].intermediate.dense.parametrizations.weight.original.mul_(3)  # type: ignore[union-attr,index]
+    norms, masks = dg.group_norms(units.net), units.smallest(ratio, relative)
+    assert units.share(masks) == pytest.approx(ratio)
+    for names in units.names.values():
+        gone = torch.cat([masks[name] for name in names])
+        sizes = torch.cat([norms[name] / (units.scale[name] if relative else 1) for name in names])
+        assert int(gone.sum()) == round(ratio * len(sizes))
+        if 0 < ratio < 1:
+            assert sizes[gone].max() <= sizes[~gone].min()
 
 
 def test_gates_remove_with_lam_and_hardly_without() -> None:
     shares = []
     for lams in ({"lam_low": 1e-9, "lam_high": 1e-9}, {}):
-        distil, chooser = _distillation(**lams), _chooser(3)
-        found = choose_by_gates(distil.c, chooser, distil, {"lr": 1e-3, "ratio": 0.5})
+        distil, units = _distillation(**lams), _units(3)
+        found = choose_by_gates(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5})
         shares.append(found["by_itself"])
-        assert chooser.share(chooser.below(0.0)) >= 0.48  # without, the share was cut by norm
+        assert units.share(units.below(0.0)) >= 0.48  # without, the share was cut by norm
         assert distil.step <= round(distil.c.choosing * distil.c.steps)
     assert shares[0] < 0.02
     assert shares[1] >= 0.5
 
 
 def test_what_gates_remove_is_below_the_threshold() -> None:
-    distil, chooser, norms = _distillation(), _chooser(3), {}
+    distil, units, norms = _distillation(), _units(3), {}
     before = dg.zero_
 
     def spy(net: Any, masks: Any) -> Any:
@@ -122,16 +124,16 @@ def test_what_gates_remove_is_below_the_threshold() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dg, "zero_", spy)
-        choose_by_gates(distil.c, chooser, distil, {"lr": 1e-3, "ratio": 0.5})
-    for name, left in dg.group_norms(chooser.net).items():
-        assert torch.equal(left == 0, norms[name] <= THRESHOLD * chooser.scale[name])
+        choose_by_gates(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5})
+    for name, left in dg.group_norms(units.net).items():
+        assert torch.equal(left == 0, norms[name] <= THRESHOLD * units.scale[name])
 
 
 @pytest.mark.parametrize("method", ["magnitude", "gradual magnitude"])
 def test_magnitude_keeps_what_it_removed_at_zero(method: str) -> None:
-    distil, chooser = _distillation(), _chooser(2)
-    choose_by_size(distil.c, chooser, distil, {"lr": 1e-3, "ratio": 0.5, "method": method})
-    left = chooser.left()
+    distil, units = _distillation(), _units(None)
+    choose_by_size(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5, "method": method})
+    left = units.left()
     assert sum(left["heads"]) == HEADS // 2
     assert sum(left["neurons"]) == NEURONS // 2
     assert distil.step == (0 if method == "magnitude" else round(0.6 * distil.c.steps))

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._units import units
 from experiments import data
 from experiments.common import minilm
 from experiments.common.experiment import Cell, Place
+from experiments.common.transformer_units import Units
 
 THRESHOLD = 1e-3  # of the root mean square of a layer's norms at the start, as in dgating.path
 LOOK = 5  # steps between two looks at what is gone
@@ -135,49 +135,10 @@ def embeddings(model: nn.Module, inputs: Inputs, batch: int = 64) -> Tensor:
     return torch.cat([minilm.embed(model, taken(inputs, some)) for some in rows.split(batch)])
 
 
-class Chooser:
-    """A gated encoder on its way to fewer heads and neurons: the prices of its groups, and what is gone."""
-
-    def __init__(self, net: nn.Module, example: Inputs, depth: int) -> None:
-        self.net = net
-        self.groups = {"heads": dg.heads(net, example), "neurons": dg.neurons(net, example)}
-        everything = [g for of in self.groups.values() for g in of]
-        for g in everything:
-            dg.gate_(net, g, depth=depth)
-        width = int(net.config.hidden_size)  # type: ignore[union-attr,arg-type]
-        more = {"heads": 0, "neurons": width}  # with a neuron goes its column in the next layer
-        self.price = {
-            g.name: float(g.sizes.double().mean()) + more[kind] for kind, of in self.groups.items() for g in of
-        }
-        self.whole = sum(self.price[g.name] * len(g) for g in everything)
-        self.scale = {name: norms.square().mean().sqrt() for name, norms in dg.group_norms(net).items()}
-
-    def share(self, masks: dict[str, Tensor]) -> float:
-        """Of the parameters in heads and neurons, what these groups hold."""
-        return sum(self.price[name] * int(mask.sum()) for name, mask in masks.items()) / self.whole
-
-    def below(self, threshold: float) -> dict[str, Tensor]:
-        """Groups whose norm is not above this share of their layer's at the start."""
-        return {name: norms <= threshold * self.scale[name] for name, norms in dg.group_norms(self.net).items()}
-
-    def smallest(self, ratio: float) -> dict[str, Tensor]:
-        """This share of the heads and of the neurons: the smallest norms beside those of their layer at the start.
-
-        Over all layers; one of each kind stays in every layer.
-        """
-        norms, masks = dg.group_norms(self.net), {}
-        for of in self.groups.values():
-            values = torch.stack([norms[g.name] / self.scale[g.name] for g in of])
-            order = values.scatter(1, values.argmax(1, keepdim=True), torch.inf).flatten().argsort()
-            mask = torch.zeros(values.numel(), dtype=torch.bool, device=values.device)
-            mask[order[: min(round(ratio * values.numel()), values.numel() - len(of))]] = True
-            masks |= dict(zip((g.name for g in of), mask.view_as(values), strict=True))
-        return masks
-
-    def left(self) -> dict[str, list[int]]:
-        """Heads and neurons of every layer that are not exactly zero."""
-        norms = dg.group_norms(self.net)
-        return {kind: [int((norms[g.name] > 0).sum()) for g in of] for kind, of in self.groups.items()}
+def gated(net: nn.Module, example: Inputs, depth: int | None) -> Units:
+    """Whole heads and neurons; with a neuron goes its column in the next layer."""
+    kinds = {"heads": dg.heads(net, example), "neurons": dg.neurons(net, example)}
+    return Units(net, kinds, depth, {"heads": 0, "neurons": int(net.config.hidden_size)})  # type: ignore[union-attr,arg-type]
 
 
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
@@ -187,11 +148,11 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     net = original(c).to(place.device)
     net.embeddings.requires_grad_(False)  # type: ignore[union-attr]  (a table of words, most not in this text)
     example = {name: part[:2] for name, part in rows.train.items()}
-    gated = cell["method"].startswith("D = ")
-    chooser = Chooser(net, example, int(cell["method"].removeprefix("D = ")) if gated else 2)
+    depth = int(cell["method"].removeprefix("D = ")) if cell["method"].startswith("D = ") else None
+    units = gated(net, example, depth)
     distil = Distillation(c, rows, place.generator(cell["seed"]))
-    choose = choose_by_gates if gated else choose_by_size
-    found = choose(c, chooser, distil, cell) | {"left": chooser.left(), "choosing": distil.step}
+    choose = choose_by_gates if depth else choose_by_size
+    found = choose(c, units, distil, cell) | {"left": units.left(), "choosing": distil.step}
     dg.collapse_(net)
     small, test = dg.compact(net.eval(), example), rows.parts["test"][0]
     found["difference"] = float((embeddings(small, test) - embeddings(net, test)).abs().max())
@@ -228,44 +189,42 @@ class Distillation:
                 return
 
 
-def choose_by_gates(c: Configuration, chooser: Chooser, distil: Distillation, cell: Cell) -> dict[str, Any]:
+def choose_by_gates(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
     """λ rises until groups with the share of parameters are below the threshold; what is missing is cut by norm."""
-    net, until = chooser.net, round(c.choosing * c.steps)
-    least = min(chooser.price.values())
-    prices = {name: c.lam_low * price / least for name, price in chooser.price.items()}
-    optimizer = torch.optim.Adam(dg.param_groups(net, prices, gate_lr=c.gate_lr), lr=cell["lr"])
+    until, least = round(c.choosing * c.steps), min(units.price.values())
+    lams = {name: c.lam_low * price / least for name, price in units.price.items()}
+    optimizer = torch.optim.Adam(dg.param_groups(units.net, lams, gate_lr=c.gate_lr), lr=cell["lr"])
     decay = [group["weight_decay"] for group in optimizer.param_groups]
 
     def on_step(step: int) -> bool:
         rise = (c.lam_high / c.lam_low) ** (step / until)
         for group, value in zip(optimizer.param_groups, decay, strict=True):
             group["weight_decay"] = value * rise
-        return step % LOOK == 0 and chooser.share(chooser.below(THRESHOLD)) >= cell["ratio"]
+        return step % LOOK == 0 and units.share(units.below(THRESHOLD, relative=True)) >= cell["ratio"]
 
-    distil.run(net, optimizer, until, on_step)
-    gone = chooser.below(THRESHOLD)
-    share = chooser.share(gone)
+    distil.run(units.net, optimizer, until, on_step)
+    gone = units.below(THRESHOLD, relative=True)
+    share = units.share(gone)
     if share < cell["ratio"]:
-        gone = chooser.smallest(cell["ratio"])
-    dg.zero_(net, gone)
+        gone = units.smallest(cell["ratio"], relative=True)
+    dg.zero_(units.net, gone)
     return {"by_itself": round(share, 4)}
 
 
-def choose_by_size(c: Configuration, chooser: Chooser, distil: Distillation, cell: Cell) -> dict[str, Any]:
-    """The smallest norms beside those of their layer, at once or by a cubic schedule; the gates are one or zero."""
-    net, until = chooser.net, round(c.choosing * c.steps)
-    for unit in units(net):
-        unit.gamma.requires_grad_(False)
+def choose_by_size(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
+    """The smallest norms beside those of their layer at the start, at once or by a cubic schedule."""
+    until = round(c.choosing * c.steps)
     if cell["method"] == "gradual magnitude":
-        optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=cell["lr"])
+        optimizer = torch.optim.Adam([p for p in units.net.parameters() if p.requires_grad], lr=cell["lr"])
 
         def on_step(step: int) -> bool:
             if step % LOOK == 0:
-                dg.zero_(net, chooser.smallest(cell["ratio"] * (1 - (1 - step / until) ** 3)))
+                share = cell["ratio"] * (1 - (1 - step / until) ** 3)
+                dg.zero_(units.net, units.smallest(share, relative=True))
             return False
 
-        distil.run(net, optimizer, until, on_step)
-    dg.zero_(net, chooser.smallest(cell["ratio"]))
+        distil.run(units.net, optimizer, until, on_step)
+    dg.zero_(units.net, units.smallest(cell["ratio"], relative=True))
     return {}
 
 

@@ -43,10 +43,10 @@ def band(panel: Any, x: Sequence[float], runs: Sequence[Sequence[float]], label:
         panel.fill_between(x, mean - error, mean + error, color=line.get_color(), alpha=0.15, linewidth=0)
 
 
-def legend(made: Figure, panels: Any) -> None:
+def legend(made: Figure, panels: Any, columns: int = 8) -> None:
     """One legend below all panels, every label once; none where nothing was drawn."""
     handles: dict[str, Any] = {}
     for panel in panels.flat:
         handles |= {label: line for line, label in zip(*panel.get_legend_handles_labels(), strict=True)}
     if handles:
-        made.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=8)
+        made.legend(handles.values(), handles.keys(), fontsize=7, loc="outside lower center", ncols=columns)

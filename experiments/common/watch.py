@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,13 +25,15 @@ class Watch:
 
     Args:
         model: gated.
-        lam: the strength of the run.
+        lam: the strength of the run, or one for each ``Groups.name``.
         every: steps between two looks.
         window: of the monitor, steps.
         threshold: a group is gone when its norm is not above this.
     """
 
-    def __init__(self, model: nn.Module, lam: float, *, every: int, window: int, threshold: float) -> None:
+    def __init__(
+        self, model: nn.Module, lam: float | Mapping[str, float], *, every: int, window: int, threshold: float
+    ) -> None:
         self.model, self.lam, self.every, self.window, self.threshold = model, lam, every, window, threshold
         self.depth = units(model)[0].depth
         self.monitor: dg.AbsorptionMonitor | None = None
@@ -41,7 +43,7 @@ class Watch:
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take in the gradients of a step. D = 2 has no certificate, only a screening: nothing to watch there."""
-        if self.depth > 2 and self.lam > 0:
+        if self.depth > 2 and (max(self.lam.values()) if isinstance(self.lam, Mapping) else self.lam) > 0:
             self.monitor = self.monitor or dg.AbsorptionMonitor(self.model, self.lam, optimizer, window=self.window)
             self.monitor.update()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +10,14 @@ from torch import nn
 
 import dgating as dg
 from experiments.common.convnets import RESNET18, VGG16, as_tensor, augmented, channels, resnet18, vgg
-from experiments.common.experiment import Record
-from experiments.fig06_filters.judge import reached, summarise
-from experiments.fig06_filters.measure import Configuration, Task, parsed, penalty, recalibrated
-from experiments.fig06_filters.units import KINDS, anchor_, close_, gate, lowest, root_mean_square, without
+from experiments.common.experiment import Place, Record
+from experiments.fig06_filters import EXPERIMENT
+from experiments.fig06_filters.judge import _reachable, chosen, gains, summarise, verdicts
+from experiments.fig06_filters.measure import Configuration, Task, cells, parsed, pictures, recalibrated
+from experiments.fig06_filters.peer import pruned, regularizer
+from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, groups_of, layer_scales
+
+SMOKE: Configuration = EXPERIMENT.configurations["smoke"]
 
 SMALL = {
     "VGG": lambda: vgg(((4, 6), (5,)), hidden=7, classes=3, inputs=2, side=8),
@@ -98,31 +101,41 @@ def test_flips() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize("kind", [None, *KINDS])
-def test_without_channels_compacts_to_the_same_function(name: str, kind: str | None) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("depth", [None, 3])
+def test_without_channels_compacts_to_the_same_function(name: str, kind: str, depth: int | None) -> None:
     net, x = _net(name), torch.randn(5, 2, 8, 8)
     before = copy.deepcopy(net)
-    mask: Any = torch.zeros(sum(conv.out_channels for conv, _ in channels(net)), dtype=torch.bool)
-    mask[[0, 2, 5]] = True
-    if kind:
-        gate(net, x, kind, 3)
-        (groups, norms), *others = dg.group_norms(net).items()
-        assert not others
-        mask = {groups: torch.arange(len(norms)) % 3 == 0}
-    full = without(net, mask)
-    assert dg.is_gated(net) == bool(kind)
-    assert not dg.is_gated(full)
-    dead = [int((conv.weight.flatten(1) == 0).all(1).sum()) for conv, _ in channels(full)]
-    assert sum(dead) >= 3
+    units = gated(net, x, kind, depth)
+    torch.testing.assert_close(units.without({})(x), before(x))
+    full = units.without(units.smallest(0.5, keep=1))
+    kept = full(x)
+    left = close_(full)
+    total = sum(conv.out_channels for conv, _ in channels(net))
+    assert len(channels(net)) <= left < total
     for conv, norm in channels(full):
         gone = (conv.weight.flatten(1) == 0).all(1)
         assert not norm.weight[gone].any()
         assert not norm.bias[gone].any()
         assert bool((norm.weight[~gone] != 0).all())
+    if kind in ("coupled", "norms"):
+        torch.testing.assert_close(full(x), kept)  # the shift was part of the group: closing changes nothing
+    else:
+        assert not torch.allclose(full(x), kept)
     small = dg.compact(full, (x,))
     torch.testing.assert_close(small(x), full(x), rtol=0, atol=1e-5)
-    if name == "VGG":
-        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in before.parameters())
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in before.parameters())
+
+
+def test_units_of_a_residual_network_share_their_channels() -> None:
+    """The stem and both second convolutions of the first stage add up: one group for a channel of all three."""
+    net, x = _net("ResNet"), torch.randn(2, 2, 8, 8)
+    sizes = {kind: [g.sizes.tolist() for g in groups_of(net, x, kind)] for kind in KINDS}
+    assert sum(map(len, sizes["filters"])) == sum(conv.out_channels for conv, _ in channels(net))
+    assert sum(map(len, sizes["coupled"])) == sum(map(len, sizes["norms"])) < sum(map(len, sizes["filters"]))
+    assert sizes["norms"][0] == [6, 6, 6]  # scale and shift of three norms
+    assert sizes["scales"][0] == [3, 3, 3]
+    assert sizes["coupled"][0] == [2 * 9 + 2 * 27 + 6] * 3
 
 
 def test_close_counts_what_is_left() -> None:
@@ -131,31 +144,24 @@ def test_close_counts_what_is_left() -> None:
     (conv, _), (_, norm), _ = channels(net)
     with torch.no_grad():
         conv.weight[1] = 0
-        norm.weight[0] = norm.bias[0] = 0
-        norm.weight[1] = 0  # a constant channel: not dead
+        norm.weight[0] = 0
     assert close_(net) == 13
+    assert norm.bias[0] == 0
 
 
-def test_lowest_by_hand() -> None:
-    values = torch.tensor([3.0, 1.0, 2.0, 0.1, 0.2])
-    assert lowest(values, (3, 2), 0.4).tolist() == [False, True, False, True, False]  # 0.2 is the largest of its layer
-    assert int(lowest(values, (3, 2), 1.0).sum()) == 3
-    assert int(lowest(values, (3, 2), 0.0).sum()) == 0
-
-
-def test_anchor_gives_every_layer_its_scale_back() -> None:
+def test_anchor_gives_every_layer_its_scale_back_and_keeps_the_balance() -> None:
     net = _net("VGG")
-    gate(net, torch.randn(2, 2, 8, 8), "anchored", 3)
-    scales = root_mean_square(net)
-    norms = dg.group_norms(net)["channels"]
+    gated(net, torch.randn(2, 2, 8, 8), "coupled", 3)
+    scales, norms, balance = layer_scales(net), dg.group_norms(net), dg.imbalance(net)
     with torch.no_grad():
         for name, p in net.named_parameters():
-            if "parametrizations" in name and "original" in name:
+            if "original" in name or name.endswith("gamma"):
                 p.mul_(0.5)
     anchor_(net, scales)
-    torch.testing.assert_close(torch.stack(root_mean_square(net)), torch.stack(scales))
-    after = dg.group_norms(net)["channels"]
-    torch.testing.assert_close(after / after[0], norms / norms[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(layer_scales(net), scales)
+    for name, after in dg.group_norms(net).items():
+        torch.testing.assert_close(after, norms[name])
+        torch.testing.assert_close(dg.imbalance(net)[name], balance[name], rtol=1e-4, atol=1e-5)
 
 
 def test_recalibrated_has_the_statistics_of_the_pictures() -> None:
@@ -168,45 +174,119 @@ def test_recalibrated_has_the_statistics_of_the_pictures() -> None:
     assert channels(net)[0][1].momentum == 0.1
 
 
-def test_penalties_by_hand() -> None:
-    net = _net("VGG")
+def test_penalties_are_those_of_their_papers() -> None:
+    net, x = _net("VGG"), torch.randn(2, 2, 8, 8)
     filters = sum(float(f.norm()) for conv, _ in channels(net) for f in conv.weight.detach())
-    assert float(penalty("direct", 0.5)(net).detach()) == pytest.approx(0.5 * filters, rel=1e-5)
     scales = sum(float(norm.weight.detach().abs().sum()) for _, norm in channels(net))
-    assert float(penalty("slimming", 0.5)(net).detach()) == pytest.approx(0.5 * scales, rel=1e-5)
-    assert penalty("filters", 0.5) is None
+    for kind, expected in (("filters", filters), ("scales", scales)):
+        units = gated(copy.deepcopy(net), x, kind, None)
+        assert float(units.penalty(dict.fromkeys(units.price, 0.5)).detach()) == pytest.approx(0.5 * expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_torch_pruning_trains_and_prunes(name: str) -> None:
+    pytest.importorskip("torch_pruning")
+    net, x = _net(name), torch.randn(4, 2, 8, 8)
+    before = sum(p.numel() for p in net.parameters())
+    small = pruned(net, x, 0.5)
+    assert small(x).shape == net(x).shape
+    assert sum(p.numel() for p in small.parameters()) < before == sum(p.numel() for p in net.parameters())
+    step = regularizer(net, x, 0.1)
+    net(x).sum().backward()
+    gradients = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    step(torch.optim.SGD(net.parameters(), lr=0.1))
+    changed = [not torch.equal(g, p.grad) for g, p in zip(gradients, net.parameters(), strict=True)]  # type: ignore[arg-type]
+    assert any(changed)
+
+
+# the data
+
+
+def test_pictures_to_choose_by_are_not_trained_on() -> None:
+    task = SMOKE.tasks[0]
+    rows = pictures(task, Place())
+    trained = {tuple(x.flatten().tolist()) for x in rows.X}
+    held = [tuple(x.flatten().tolist()) for x in rows.parts["validation"][0]]
+    assert len(held) == task.held_out
+    assert sum(h in trained for h in held) <= 1  # two of scikit-learn's digits may be alike
+    assert rows.X.mean().item() == pytest.approx(0, abs=1e-4)
+
+
+def test_cells_of_every_scale_name_known_methods() -> None:
+    for c in EXPERIMENT.configurations.values():
+        for cell in cells(c):
+            parsed(cell["method"])
+        first = [cell for cell in cells(c) if cell["method"] in c.deep]
+        assert {(cell["task"], cell["seed"]) for cell in first} <= {(c.tasks[0].name, 0)}
 
 
 def test_names_of_methods() -> None:
-    assert parsed("coupled, D = 4") == ("coupled", 4)
-    assert parsed("slimming") == ("slimming", None)
-    for wrong in ("coupled", "blocks, D = 3", "slimming, D = 2"):
-        with pytest.raises(ValueError, match="expected a kind"):
+    assert parsed("coupled, D = 4") == ("coupled", "D = 4")
+    assert parsed("coupled, anchored D = 3") == ("coupled", "anchored D = 3")
+    assert parsed("dense") == ("", "dense")
+    for wrong in ("coupled", "blocks, D = 3", "filters, magic"):
+        with pytest.raises(ValueError, match="expected 'dense'"):
             parsed(wrong)
 
 
 # judging
 
 
-def test_gain_at_equal_loss_by_hand() -> None:
-    def record(method: str, lam: float, seed: int, points: list[tuple[float, float]], accuracy: float = 0.9) -> Record:
-        found = {
-            "accuracy": accuracy, "filters": 10,
-            "points": [{"left": 5, "accuracy": a, "recalibrated": a, "parameters": [100, 50], "flops": [100, 100 / g],
-                        "speedup": 1.0, "latency_ms": [1.0, 1.0]} for a, g in points],
-        }  # fmt: skip
-        return Record({"task": "t", "method": method, "lam": lam, "seed": seed}, found, 1.0)
+def _record(method: str, lam: float, seed: int, *points: tuple[float, float, float], by: str = "filters") -> Record:
+    """Points of accuracy to choose by, accuracy to report, gain in FLOPs (parameters and time alike)."""
+    found = {
+        "validation": 0.9, "test": 0.9, "filters": 10,
+        "points": [
+            {"left": 5, "own": i == 0, "by": by, "ratio": 0.5, "parameters": [100, 100 / g], "flops": [100, 100 / g],
+             "speedup": g, "accuracy": {t: {"validation": v, "test": a} for t in ("kept", "closed", "recalibrated")}}
+            for i, (v, a, g) in enumerate(points)
+        ],
+    }  # fmt: skip
+    return Record({"task": "t", "method": method, "lam": lam, "seed": seed}, found, 1.0)
 
-    c = Configuration(tasks=(Task("t", "digits"),), methods=(), lams=())
+
+C = Configuration(tasks=(Task("t", "digits", rows=8000),), grids={}, epochs=20)
+
+
+def test_what_is_chosen_is_reported_on_other_pictures() -> None:
     records = [
-        record("magnitude", 0.0, 0, [(0.9, 1.0), (0.86, 2.0)]),
-        record("magnitude", 0.0, 1, [(0.9, 1.0), (0.7, 8.0)]),
-        record("filters, D = 3", 0.1, 0, [(0.895, 4.0)]),
-        record("filters, D = 3", 1.0, 0, [(0.85, 16.0)]),
-        record("filters, D = 3", 0.1, 1, [(0.5, 32.0)]),
+        _record("dense", 0.0, 0, (0.9, 0.9, 1.0), (0.86, 0.7, 2.0)),
+        _record("dense", 0.0, 1, (0.9, 0.9, 1.0), (0.7, 0.9, 8.0)),
+        _record("filters, D = 3", 0.1, 0, (0.895, 0.8, 4.0)),
+        _record("filters, D = 3", 1.0, 0, (0.85, 0.9, 16.0)),
+        _record("filters, D = 3", 0.1, 1, (0.5, 0.9, 32.0)),
     ]
-    task = summarise(c, records)["t"]
-    assert reached(task, "magnitude", "flops", 0.01) == [1.0, 1.0]
-    assert reached(task, "magnitude", "flops", 0.05) == [2.0, 1.0]
-    assert reached(task, "filters, D = 3", "flops", 0.01) == [4.0, 1.0]
-    assert reached(task, "filters, D = 3", "flops", 0.05) == pytest.approx([16.0, 1.0])
+    task = summarise(C, records)["t"]
+    assert gains(task, "dense by filters", "flops", 0.01) == [1.0, 1.0]
+    assert gains(task, "dense by filters", "flops", 0.05) == [2.0, 1.0]
+    assert gains(task, "filters, D = 3", "flops", 0.01) == [4.0, 1.0]
+    assert gains(task, "filters, D = 3", "flops", 0.051) == pytest.approx([16.0, 1.0])
+    point = chosen(task, "filters, D = 3", 0, 0.01)
+    assert point is not None
+    assert point["test"] == 0.8
+
+
+def _verdicts(ours: float, theirs: float) -> dict[str, str]:
+    """Gains at every loss, of gated and of other methods."""
+    records = [_record("dense", 0.0, 0, (0.9, 0.9, 1.0), (0.9, 0.9, theirs))]
+    records += [_record(m, 0.1, 0, (0.9, 0.9, theirs)) for m in ("filters, direct", "scales, direct", "torch-pruning")]
+    for m in ("filters, D = 2", "filters, D = 3", "filters, D = 4", "coupled, D = 3"):
+        record = _record(m, 0.1, 0, (0.9, 0.9, ours))
+        record.found["points"][0]["left"] = 5 if (m == "filters, D = 2") == (ours > theirs) else 3
+        records.append(record)
+    found = verdicts(C, summarise(C, records))
+    return {v.claim.split()[0]: v.status for v in found} | {"count": str(len(found))}
+
+
+def test_verdicts_by_hand() -> None:
+    good, bad = _verdicts(4.0, 2.0), _verdicts(2.0, 4.0)
+    assert {good[k] for k in ("gated", "D", "the", "a")} == {"reproduced"}
+    assert {bad[k] for k in ("gated", "D", "the")} == {"not reproduced"}
+    assert bad["a"] == "reproduced"  # time follows FLOPs
+    assert good["count"] == bad["count"]
+
+
+def test_lams_whose_zeros_cannot_be_seen_in_time_do_not_count() -> None:
+    """20 epochs of 63 steps, a cosine from 0.1, momentum 0.9: τ = 630, exp(-2 λ τ) below 1.2e-7 from λ = 0.0127."""
+    assert not _reachable(C, "t", 0.0126)
+    assert _reachable(C, "t", 0.0128)

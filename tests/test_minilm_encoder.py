@@ -9,7 +9,7 @@ import torch
 
 import dgating as dg
 from experiments.common.experiment import Place, Record
-from experiments.common.transformer_units import Units
+from experiments.common.units import Units
 from experiments.minilm_encoder import EXPERIMENT
 from experiments.minilm_encoder.judge import at_level, summarise, verdicts
 from experiments.minilm_encoder.measure import (

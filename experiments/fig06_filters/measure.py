@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,19 +21,23 @@ from experiments.common.convnets import RESNET18, VGG16, as_tensor, augmented, c
 from experiments.common.experiment import Cell, Place
 from experiments.common.networks import accuracy
 from experiments.common.training import Recipe, train
+from experiments.common.units import Units
 from experiments.common.watch import Watch
-from experiments.fig06_filters.units import KINDS, anchor_, close_, gate, lowest, root_mean_square, scores, without
+from experiments.fig06_filters import peer
+from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, layer_scales
 
 THRESHOLD = FLOAT32_EPS
-BASELINES = ("magnitude", "direct", "slimming")
+PRUNED = ("filters", "coupled", "scales")  # kinds by which a dense network is pruned
+Accuracies = dict[str, dict[str, float]]  # treatment of batch norm → part of the pictures → share right
 
 
 @dataclass(frozen=True)
 class Task:
     """A data set and a network for it.
 
-    ``rows`` limits the training pictures, ``pool`` averages squares of pixels, ``blocks`` are the widths of a VGG and
-    ``widths`` those of a ResNet-18. ``lr``: of the baselines; ``gated_lr``: by depth.
+    ``rows`` limits the training pictures, ``held_out`` more of them choose λ, share and treatment. ``pool`` averages
+    squares of pixels, ``blocks`` are the widths of a VGG and ``widths`` those of a ResNet-18. ``lr``: of methods
+    without gates; ``gated_lr``: by depth. ``methods`` and ``seeds`` as in the configuration, if not given here.
     """
 
     name: str
@@ -40,24 +46,28 @@ class Task:
     widths: tuple[int, ...] = ()
     hidden: int = 512
     rows: int | None = None
+    held_out: int = 5000
     pool: int = 1
     lr: float = 0.1
     gated_lr: tuple[tuple[int, float], ...] = ()
     flip: bool = True
+    methods: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Configuration:
     """Section 9.4. Open there and ours: the grids of λ, how a filter's batch norm is treated, augmentation's details.
 
-    A method is a kind of unit with a depth (``"coupled, D = 3"``), or a baseline: ``magnitude`` (global, of filters),
-    ``direct`` (λ Σ ‖filter‖ in the loss, then magnitude) or ``slimming`` (λ Σ |scale|, then the size of scales).
+    A method is a kind of unit and a way: ``"coupled, D = 3"``, ``"filters, direct"`` (λ Σ ‖unit‖ in the loss, then
+    pruned by norm), ``"scales, direct"`` (network slimming); or ``"dense"`` (pruned by norm), or ``"torch-pruning"``.
+    Every method but ``dense`` has a grid of λ, by name; the penalties differ in scale, so the grids do.
     """
 
     tasks: tuple[Task, ...]
-    methods: tuple[str, ...]
-    lams: tuple[float, ...]
+    grids: dict[str, tuple[float, ...]]
     seeds: tuple[int, ...] = (0,)
+    deep: tuple[str, ...] = ()
     epochs: int = 200
     batch: int = 128
     momentum: float = 0.9
@@ -66,7 +76,7 @@ class Configuration:
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
     latency_batch: int = 64
     repeats: int = 20
-    version: int = 1
+    version: int = 2
 
 
 PAPER_TASKS = (
@@ -77,51 +87,80 @@ PAPER_TASKS = (
 
 
 def cells(c: Configuration) -> list[Cell]:
-    """Seed by seed, task by task; the dense network of ``magnitude`` has no strength."""
-    return [
-        {"task": task.name, "method": method, "lam": lam, "seed": seed}
-        for seed in c.seeds for task in c.tasks for method in c.methods
-        for lam in ((0.0,) if method == "magnitude" else c.lams)
+    """Seed by seed, task by task; the depths of Fig. 15 for the first task and seed only."""
+    made: list[Cell] = []
+    for seed in dict.fromkeys(s for task in c.tasks for s in (task.seeds or c.seeds)):
+        for task in (t for t in c.tasks if seed in (t.seeds or c.seeds)):
+            made.append({"task": task.name, "method": "dense", "lam": 0.0, "seed": seed})
+            for method in task.methods or tuple(m for m in c.grids if m not in c.deep):
+                made += [{"task": task.name, "method": method, "lam": lam, "seed": seed} for lam in c.grids[method]]
+    first = c.tasks[0]
+    made += [
+        {"task": first.name, "method": method, "lam": lam, "seed": (first.seeds or c.seeds)[0]}
+        for method in c.deep for lam in c.grids[method]
     ]  # fmt: skip
+    return made
+
+
+def parsed(method: str) -> tuple[str, str]:
+    """``"coupled, D = 3"`` to its kind and its way; ``dense`` and ``torch-pruning`` have only a way."""
+    if method in ("dense", "torch-pruning"):
+        return "", method
+    kind, _, way = method.partition(", ")
+    if kind in KINDS and (way in ("direct", "anchored D = 3") or way.startswith("D = ")):
+        return kind, way
+    raise ValueError(
+        f"method: expected 'dense', 'torch-pruning', or one of {KINDS} with 'direct', 'D = 3' or the like, received "
+        f"{method!r}."
+    )
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Normalised pictures and classes, on the device."""
+    """Normalised pictures and classes, on the device: to train on, to choose by, to report."""
 
     X: Tensor
     y: Tensor
-    X_test: Tensor
-    y_test: Tensor
+    parts: dict[str, tuple[Tensor, Tensor]]  # "validation" and "test"
 
 
 @functools.lru_cache(maxsize=2)
 def pictures(task: Task, place: Place) -> Pictures:
-    """Training and test pictures; every colour of mean 0 and variance 1 over the training pictures.
+    """Every colour of mean 0 and variance 1 over the training pictures.
 
     Kept for the next cell of this process: unpacking takes as long as a short training.
     """
     found = data.load(task.dataset, place.data)
     if found.X_test is None:
         found = data.split(found, 0.2, 0)
-    if task.rows is not None and len(found.X) > task.rows:
-        some = np.random.default_rng(0).permutation(len(found.X))[: task.rows]
-        found = replace(found, X=found.X[some], y=found.y[some])
-    assert found.X_test is not None
+    X_test, y_test = found.X_test, found.y_test
+    assert X_test is not None
+    assert y_test is not None
+    order = np.random.default_rng(0).permutation(len(found.X))
+    held, rest = order[: task.held_out], order[task.held_out :]
+    rest = rest if task.rows is None else rest[: task.rows]
     side = math.isqrt(found.X[0].size) if found.X[0].ndim == 1 else None  # rows of pixels (digits)
     shape = (-1, side, side) if side else found.X.shape
-    X, X_test = (
-        as_tensor(torch.as_tensor(np.ascontiguousarray(part)).reshape(len(part), *shape[1:]), task.pool)
-        for part in (found.X, found.X_test)
-    )
-    mean, sd = X.mean((0, 2, 3), keepdim=True), X.std((0, 2, 3), keepdim=True)
-    X, X_test = ((part - mean).div(sd).to(place.device) for part in (X, X_test))
-    y, y_test = (torch.as_tensor(np.asarray(p), dtype=torch.long, device=place.device) for p in (found.y, found.y_test))
-    return Pictures(X, y, X_test, y_test)
+
+    def tensors(X: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+        x = as_tensor(torch.as_tensor(np.ascontiguousarray(X)).reshape(len(X), *shape[1:]), task.pool)
+        return x.contiguous(memory_format=torch.channels_last), torch.as_tensor(np.asarray(y), dtype=torch.long)
+
+    train, *others = (
+        tensors(X, y)
+        for X, y in (
+            (found.X[rest], found.y[rest]), (found.X[held], found.y[held]), (X_test, y_test),
+        )
+    )  # fmt: skip
+    mean, sd = train[0].mean((0, 2, 3), keepdim=True), train[0].std((0, 2, 3), keepdim=True)
+    (X, y), validation, test = (
+        (((x - mean) / sd).to(place.device), y.to(place.device)) for x, y in (train, *others)
+    )  # fmt: skip
+    return Pictures(X, y, {"validation": validation, "test": test})
 
 
 def network(task: Task, rows: Pictures) -> nn.Module:
-    """The network of a task, on the device of the pictures."""
+    """The network of a task, on the device of the pictures, in their memory format."""
     classes, inputs, side = int(rows.y.max()) + 1, rows.X.shape[1], rows.X.shape[2]
     made = (
         resnet18(task.widths, classes, inputs)
@@ -132,32 +171,39 @@ def network(task: Task, rows: Pictures) -> nn.Module:
     return made.to(rows.X.device)
 
 
-def parsed(method: str) -> tuple[str, int | None]:
-    """``"coupled, D = 3"`` to ``("coupled", 3)``, a baseline to ``(name, None)``."""
-    kind, _, depth = method.partition(", D = ")
-    if depth and kind in KINDS:
-        return kind, int(depth)
-    if method in BASELINES:
-        return method, None
-    raise ValueError(f"method: expected a kind of {KINDS} with a depth, or one of {BASELINES}, received {method!r}.")
-
-
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     """Train once; then the network's own zeros, and one-shot pruning at every ratio."""
     task = next(t for t in c.tasks if t.name == cell["task"])
-    rows, lam = pictures(task, place), cell["lam"]
-    kind, depth = parsed(cell["method"])
+    rows, (kind, way) = pictures(task, place), parsed(cell["method"])
     torch.manual_seed(cell["seed"])
     net = network(task, rows)
-    if depth:
-        gate(net, rows.X[:2], kind, depth)
-    generator = place.generator(cell["seed"])
-    recipe = Recipe(
-        c.epochs, c.batch, dict(task.gated_lr).get(depth or 0, task.lr), c.momentum, bfloat16=c.bfloat16
-    )  # fmt: skip
+    depth = int(way.rpartition(" ")[2]) if "D = " in way else None
+    units = gated(net, rows.X[:2], kind, depth) if kind else None
+    start = time.perf_counter()
+    watch = _fit(c, task, rows, net, units, cell, place)
+    found: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 2)}
+    if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
+        return found | {"diverged": True}
+    found |= {name: accuracy(net, *part) for name, part in rows.parts.items()}
+    found["filters"] = sum(conv.out_channels for conv, _ in channels(net))
+    if watch is not None:
+        found |= watch.found()
+    found["points"] = list(_points(c, rows, net, units, way))
+    return found
+
+
+def _fit(
+    c: Configuration, task: Task, rows: Pictures, net: nn.Module, units: Units | None, cell: Cell, place: Place
+) -> Watch | None:
+    (_, way), lam, generator = parsed(cell["method"]), float(cell["lam"]), place.generator(cell["seed"])
+    gates = "D = " in way
+    depth = units.depth if units and gates else 0
+    recipe = Recipe(c.epochs, c.batch, dict(task.gated_lr).get(depth, task.lr), c.momentum, bfloat16=c.bfloat16)
     epoch = math.ceil(len(rows.y) / c.batch)
-    watch = Watch(net, lam, every=epoch, window=epoch, threshold=THRESHOLD) if depth else None
-    scales = root_mean_square(net) if kind == "anchored" else None
+    watch = Watch(net, lam, every=epoch, window=epoch, threshold=THRESHOLD) if gates else None
+    scales = layer_scales(net) if way.startswith("anchored") else None
+    before = peer.regularizer(net, rows.X[:2], lam) if way == "torch-pruning" else watch and watch.before_step
+    lams = dict.fromkeys(units.price, lam) if units else {}
 
     def on_step(step: int, optimizer: torch.optim.Optimizer) -> None:
         if scales is not None:
@@ -165,64 +211,58 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
         if watch is not None:
             watch.on_step(step, optimizer)
 
-    start = time.perf_counter()
     train(
-        net, rows.X, rows.y, nn.functional.cross_entropy, recipe, generator=generator, lam=lam,
-        penalty=penalty(kind, lam), before_step=watch.before_step if watch else None, on_step=on_step,
-        transform=(lambda x: augmented(x, generator, task.flip)) if c.augment else None,
+        net, rows.X, rows.y, nn.functional.cross_entropy, recipe, generator=generator, lam=lam if gates else 0.0,
+        penalty=(lambda _: units.penalty(lams)) if units and way == "direct" else None, before_step=before,
+        on_step=on_step, transform=(lambda x: augmented(x, generator, task.flip)) if c.augment else None,
     )  # fmt: skip
-    seconds = time.perf_counter() - start
-    if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
-        return {"diverged": True, "seconds": seconds}
-    found: dict[str, Any] = {
-        "accuracy": accuracy(net, rows.X_test, rows.y_test),
-        "filters": sum(conv.out_channels for conv, _ in channels(net)),
-        "seconds": round(seconds, 2),
-    }
-    if watch is not None:
-        found |= watch.found()
-    found["points"] = [_point(c, net, mask, rows, **words) for mask, words in _masks(c, net, cell["method"], watch)]
-    return found
+    return watch
 
 
-def penalty(kind: str, lam: float) -> Any:
-    """The term in the loss of the two baselines that have one."""
-    if kind == "direct":
-        return lambda net: lam * sum(conv.weight.flatten(1).norm(dim=1).sum() for conv, _ in channels(net))
-    if kind == "slimming":
-        return lambda net: lam * sum(norm.weight.abs().sum() for _, norm in channels(net))
-    return None
+def _points(
+    c: Configuration, rows: Pictures, net: nn.Module, units: Units | None, way: str
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    """The networks that this training gives."""
+    if way == "torch-pruning":
+        full = net.eval()
+        for ratio in c.ratios:
+            yield {"by": "torch-pruning", "ratio": ratio} | _point(c, rows, full, peer.pruned(full, rows.X[:2], ratio))
+        return
+    if way == "dense":
+        for kind in PRUNED:
+            of = gated(copy.deepcopy(net), rows.X[:2], kind, None)
+            for ratio in c.ratios:
+                yield {"by": kind, "ratio": ratio} | _without(c, rows, of, of.smallest(ratio, keep=1))
+        return
+    assert units is not None
+    if way != "direct":
+        own = units.below(THRESHOLD)
+        yield {"own": True} | _without(c, rows, units, own)
+    for ratio in c.ratios:
+        yield {"ratio": ratio} | _without(c, rows, units, units.smallest(ratio, keep=1))
 
 
-def _masks(c: Configuration, net: nn.Module, method: str, watch: Watch | None) -> list[tuple[Any, dict[str, Any]]]:
-    """What to take out: by the network's own zeros (gated), and by share of the smallest (all)."""
-    if watch is None:
-        values, sizes = scores(net, method), [conv.out_channels for conv, _ in channels(net)]
-        return [(lowest(values, sizes, r), {"ratio": r}) for r in (0.0, *c.ratios)]
-    (name, norms), *_ = dg.group_norms(net).items()
-    from dgating._units import units
-
-    sizes = [unit.n_groups for unit in units(net)]
-    known = watch.certified[-1].to(norms.device) if watch.certified else torch.zeros_like(norms, dtype=torch.bool)
-    own = {"own": True, "threshold": int((norms <= THRESHOLD).sum()), "certified": int(known.sum())}
-    return [
-        ({name: (norms <= THRESHOLD) | known}, own),
-        *(({name: lowest(norms, sizes, r)}, {"ratio": r}) for r in c.ratios),
-    ]
+def _without(c: Configuration, rows: Pictures, units: Units, masks: dict[str, Tensor]) -> dict[str, Any]:
+    """Three treatments of the batch norms of dead channels. Only closed channels can be cut out."""
+    full = units.without(masks)
+    kept = {name: accuracy(full, *part) for name, part in rows.parts.items()}
+    left = close_(full)
+    found = _point(c, rows, full, dg.compact(full, (rows.X[:2],)))
+    found["accuracy"]["kept"] = kept
+    return {"left": left} | found
 
 
-def _point(c: Configuration, net: nn.Module, mask: Any, rows: Pictures, **words: Any) -> dict[str, Any]:
-    """The network without the channels of a mask: zeroed for accuracy, compacted for size and speed."""
-    full = without(net, mask)
-    example = (rows.X_test[: c.latency_batch],)
-    small = dg.compact(full, example)
+def _point(c: Configuration, rows: Pictures, full: nn.Module, small: nn.Module) -> dict[str, Any]:
+    """Accuracy, size and speed of a compact network beside the full one."""
+    example = (next(iter(rows.parts.values()))[0][: c.latency_batch],)
     sizes = dg.profile(small, example, reference=full, repeats=c.repeats)
     assert sizes.reference is not None
+    accuracies: Accuracies = {
+        treatment: {name: accuracy(net, *part) for name, part in rows.parts.items()}
+        for treatment, net in (("closed", small), ("recalibrated", recalibrated(small, rows.X)))
+    }
     return {
-        **words,
-        "left": close_(full),
-        "accuracy": accuracy(full, rows.X_test, rows.y_test),
-        "recalibrated": accuracy(recalibrated(full, rows.X), rows.X_test, rows.y_test),
+        "accuracy": accuracies,
         "parameters": [sizes.reference.parameters, sizes.parameters],
         "flops": [sizes.reference.flops, sizes.flops],
         "latency_ms": [round(sizes.reference.latency_ms, 4), round(sizes.latency_ms, 4)],
@@ -233,13 +273,11 @@ def _point(c: Configuration, net: nn.Module, mask: Any, rows: Pictures, **words:
 @torch.no_grad()
 def recalibrated(net: nn.Module, X: Tensor, rows: int = 2048, batch: int = 256) -> nn.Module:
     """A copy whose batch norms have the statistics of what reaches them now, over the first training pictures."""
-    import copy
-
     fresh = copy.deepcopy(net)
     for module in fresh.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
-            module.momentum = None
+            module.momentum = None  # the mean over all batches
     fresh.train()
     for part in X[:rows].split(batch):
         fresh(part)

@@ -15,7 +15,7 @@ import dgating as dg
 from experiments import data
 from experiments.common.experiment import Cell, Place
 from experiments.common.gpt import GPT, encoded, excerpts
-from experiments.common.transformer_units import Units
+from experiments.common.units import Units
 from experiments.common.watch import Watch
 
 THRESHOLD = 1e-5  # the paper's

@@ -16,7 +16,7 @@ import dgating as dg
 from experiments import data
 from experiments.common import minilm
 from experiments.common.experiment import Cell, Place
-from experiments.common.transformer_units import Units
+from experiments.common.units import Units
 
 THRESHOLD = 1e-3  # of the root mean square of a layer's norms at the start, as in dgating.path
 LOOK = 5  # steps between two looks at what is gone

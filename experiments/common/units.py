@@ -1,4 +1,4 @@
-"""Heads and neurons of a transformer as groups that can leave: their prices, the smallest of them, what is left.
+"""What can leave a network (channels, heads, neurons) as groups: prices, the smallest of them, what is left.
 
 A method without gates of its own (pruning, a penalty on weights) is gated with D = 2 and fixed gates of one: then the
 weights are ordinary ones, and a group that was set to zero stays there.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -27,13 +28,16 @@ class Units:
     """
 
     def __init__(
-        self, net: nn.Module, kinds: Mapping[str, Sequence[dg.Groups]], depth: int | None, more: Mapping[str, int],
+        self, net: nn.Module, kinds: Mapping[str, Sequence[dg.Groups]], depth: int | None,
+        more: Mapping[str, int] = MappingProxyType({}),
     ) -> None:  # fmt: skip
         self.net, self.depth = net, depth or 2
         for g in (g for of in kinds.values() for g in of):
             dg.gate_(net, g, depth=self.depth)  # from here on they bear the names of their weights
         self.names = {kind: [g.name for g in of] for kind, of in kinds.items()}
-        self.price = {g.name: float(g.sizes.double().mean()) + more[kind] for kind, of in kinds.items() for g in of}
+        self.price = {
+            g.name: float(g.sizes.double().mean()) + more.get(kind, 0) for kind, of in kinds.items() for g in of
+        }
         self.whole = sum(self.price[g.name] * len(g) for of in kinds.values() for g in of)
         if depth is None:
             for unit in units(net):
@@ -51,13 +55,18 @@ class Units:
             for name, norms in dg.group_norms(self.net).items()
         }
 
-    def smallest(self, ratio: float, relative: bool = False) -> dict[str, Tensor]:
-        """This share of the groups of each kind, over all layers: the smallest norms (or beside their layer's)."""
+    def smallest(self, ratio: float, relative: bool = False, keep: int = 0) -> dict[str, Tensor]:
+        """This share of the groups of each kind, over all layers: the smallest norms (or beside their layer's).
+
+        ``keep``: so many of the largest stay in every layer, and then it can be a smaller share.
+        """
         norms, masks = dg.group_norms(self.net), {}
         for names in self.names.values():
             values = torch.cat([norms[name] / (self.scale[name] if relative else 1.0) for name in names])
-            mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-            mask[values.argsort()[: round(ratio * len(values))]] = True
+            free = torch.cat([norms[name].argsort(descending=True).argsort() >= keep for name in names])
+            order = values.masked_fill(~free, torch.inf).argsort()
+            mask = torch.zeros_like(free)
+            mask[order[: min(round(ratio * len(values)), int(free.sum()))]] = True
             masks |= dict(zip(names, mask.split([len(norms[name]) for name in names]), strict=True))
         return masks
 

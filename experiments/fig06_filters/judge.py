@@ -277,8 +277,8 @@ def _treatments(summary: Summary) -> list[str]:
             head = ["method", *(f"{100 * r:.0f} % of the channels pruned" for r in (0.5, 0.8, 0.9))]
             out.append(
                 f"**{name}**, what becomes of the batch norm of a dead channel: accuracy in % with its shift kept "
-                "(this network cannot be cut exactly) / closed / closed and all statistics taken anew; best λ, pictures "
-                "to choose by:\n\n" + table(head, rows)
+                "(this network cannot be cut exactly) / closed / closed and all statistics taken anew; best λ, "
+                "pictures to choose by:\n\n" + table(head, rows)
             )
     return out
 

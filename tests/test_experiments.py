@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -32,7 +33,6 @@ from experiments.common.watch import Watch, settled
 from experiments.fig03_dynamics.judge import _tenth
 from experiments.fig03_dynamics.measure import fit
 from experiments.fig05_features.judge import _best, accuracy_at
-from experiments.fig05_features import measure as features
 from experiments.fig05_features.measure import Configuration, _spread
 
 ROOT = Path(__file__).parent.parent
@@ -311,6 +311,7 @@ def test_strengths_are_sought_until_the_range_is_filled() -> None:
 
 def test_variants_of_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
     """More epochs; or the columns that are left, and only these, for a fresh network."""
+    features = importlib.import_module("experiments.fig05_features.measure")
     c = replace(experiment("fig05_features").configurations["smoke"], runs=2)
     epochs, columns = [], []
 

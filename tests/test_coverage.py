@@ -21,6 +21,7 @@ LISTED = (
 )
 DOUBLE = ("llama_2_per_kv", "t5", "swin", "densenet", "encoder_norm_first")
 RIGHT = ("exact", "exact, more gone", "none to remove")
+KEPT = {("bloom", "heads"), ("mpt", "heads")}  # their position biases are computed from the number of heads
 
 
 def cases():
@@ -39,7 +40,7 @@ def test_same_function_and_just_the_oracle_is_gone(name, task, target, dtype):
     row = measure(FAMILIES[name], task, target, DTYPES[dtype], verify=False)
     if row["verdict"] == "does not run":
         pytest.skip(f"the full model does not run: {row['why']}")
-    assert row["verdict"] in RIGHT, row
+    assert row["verdict"] in (("kept",) if (name, task) in KEPT else RIGHT), row
 
 
 def altered(change):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -304,6 +305,32 @@ def test_strengths_are_sought_until_the_range_is_filled() -> None:
     assert left[-1] <= 10
     inside = [n for n in left if 10 < n < 200]
     assert len(inside) >= 3
+
+
+def test_variants_of_a_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More epochs; or the columns that are left, and only these, for a fresh network."""
+    features = importlib.import_module("experiments.fig05_features.measure")
+    c = replace(experiment("fig05_features").configurations["smoke"], runs=2)
+    epochs, columns = [], []
+
+    def on_columns(c: Configuration, rows: object, chosen: torch.Tensor, seed: int, place: Place) -> float:
+        columns.append(len(chosen))
+        return 0.125
+
+    def trained(*arguments: object, **options: object) -> object:
+        epochs.append(arguments[4].epochs)  # type: ignore[attr-defined]
+        return train(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(features, "_on_columns", on_columns)
+    monkeypatch.setattr(features, "train", trained)
+    found = features.measure(c, {"dataset": "digits", "method": "D = 2, 3 epochs", "seed": 0}, Place())
+    assert epochs == [3, 3]
+    assert columns == []
+    found = features.measure(c, {"dataset": "digits", "method": "D = 3, refit", "seed": 0}, Place())
+    assert epochs[2:] == [c.epochs] * 2
+    left = [p for p in found["points"] if p["features"]]
+    assert sorted(columns) == sorted(p["features"] for p in left)
+    assert {p["accuracy"] for p in left} == {0.125}
 
 
 def test_fit_of_an_exponential() -> None:

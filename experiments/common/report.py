@@ -29,8 +29,8 @@ python -m experiments run fig04_regression --scale cpu --data FOLDER --jobs 2
 python -m experiments report
 ```
 
-`smoke` runs in seconds on tables that scikit-learn brings and checks the code, `cpu` is what two cores do in one to a
-few hours and is a scaled-down run where a folder says so, `paper` is the full protocol. Results are stored in each
+`smoke` runs in seconds on tables that scikit-learn brings and checks the code, `cpu` is what two cores do in 20 minutes
+to a few hours and is a scaled-down run where a folder says so, `paper` is the full protocol. Results are stored in each
 folder (`results/*.json`: configuration, versions, machine, seconds, seeds); an interrupted run goes on where it
 stopped. This page is rendered from them. Numbers of the paper are quoted from it; a dash means that it gives none.
 """

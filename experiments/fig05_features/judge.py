@@ -186,7 +186,8 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
     fig, panels = figure(columns=min(3, len(summary)), rows=math.ceil(len(summary) / 3))
     for panel, (dataset, methods) in zip(panels.flat, summary.items(), strict=False):
         for method, v in methods.items():
-            _draw(panel, c, method, v)
+            if ", " not in method:  # variants are in the tables
+                _draw(panel, c, method, v)
         panel.set(xscale="log", title=dataset, xlabel="features", ylabel="test accuracy in %")
     legend(fig, panels)
     for panel in list(panels.flat)[len(summary) :]:

@@ -36,6 +36,9 @@ class Configuration:
 
     ``rows`` limits the training rows of the two large image sets. ``lassonet`` holds options of its constructor that
     differ from its defaults. ``deep`` are depths of Fig. 15, on ISOLET, for ``deep_seeds``.
+
+    ``trials`` look into a data set where a baseline is ahead, with a variant of a method: ``"D = 3, 400 epochs"``, or
+    ``"D = 3, refit"``: the columns that are left are given to a fresh network, as HSIC-Lasso's are.
     """
 
     datasets: tuple[str, ...] = DATASETS
@@ -55,6 +58,7 @@ class Configuration:
     path: bool = True
     peers: tuple[str, ...] = ("LassoNet", "HSIC-Lasso")
     lassonet: dict[str, Any] = field(default_factory=lambda: {"path_multiplier": 1.05})
+    trials: tuple[tuple[str, str], ...] = ()
     version: int = 2
 
     def recipe(self) -> Recipe:
@@ -76,20 +80,26 @@ def cells(c: Configuration) -> list[Cell]:
         {"dataset": name, "method": "LassoNet", "seed": seed}
         for seed in c.seeds for name in c.datasets if "LassoNet" in c.peers
     ]  # fmt: skip
+    for name, method in c.trials:
+        seeds = (None,) if method.startswith("HSIC-Lasso") else c.seeds
+        made += [{"dataset": name, "method": method, "seed": seed} for seed in seeds]
     return made
 
 
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     """Points ``{"features": k, "accuracy": share}`` from dense to sparse."""
     rows = split(c, cell["dataset"], place)
-    if cell["method"] == "LassoNet":
+    method, _, variant = cell["method"].partition(", ")
+    if variant.endswith(" epochs"):
+        c = replace(c, epochs=int(variant.removesuffix(" epochs")))
+    if method == "LassoNet":
         return _lassonet(c, rows, cell["seed"], place)
-    if cell["method"] == "HSIC-Lasso":
+    if method == "HSIC-Lasso":
         return _hsic(c, rows, place)
-    if cell["method"] == "dgating.path":
+    if method == "dgating.path":
         return _path(c, rows, cell["seed"], place)
-    depth = int(cell["method"].removeprefix("D = "))
-    return {"points": _spread(c, lambda lam: _gated(c, rows, depth, lam, cell["seed"], place))}
+    depth, again = int(method.removeprefix("D = ")), variant == "refit"
+    return {"points": _spread(c, lambda lam: _gated(c, rows, depth, lam, cell["seed"], place, again))}
 
 
 def _spread(c: Configuration, fit: Callable[[float], dict[str, Any]]) -> list[dict[str, Any]]:
@@ -125,8 +135,10 @@ def split(c: Configuration, name: str, place: Place) -> Split:
     return X, X_test, y, y_test
 
 
-def _gated(c: Configuration, rows: Split, depth: int, lam: float, seed: int, place: Place) -> dict[str, Any]:
-    """A training from scratch at one strength, as in the paper."""
+def _gated(
+    c: Configuration, rows: Split, depth: int, lam: float, seed: int, place: Place, again: bool = False
+) -> dict[str, Any]:  # fmt: skip
+    """A training from scratch at one strength, as in the paper; ``again``: then a fresh network on its columns."""
     X, X_test, y, y_test = rows
     torch.manual_seed(seed)
     net = lenet(X.shape[1], int(y.max()) + 1, c.hidden)
@@ -145,6 +157,9 @@ def _gated(c: Configuration, rows: Split, depth: int, lam: float, seed: int, pla
         return {"lam": lam, "diverged": True}
     found = watch.found()
     found["features"] = found.pop("left")
+    if again and found["features"]:
+        (norms,) = dg.group_norms(net).values()
+        score = _on_columns(c, rows, (norms > THRESHOLD).nonzero()[:, 0], seed, place)
     return {"lam": lam, "accuracy": score, **found, "seconds": round(seconds, 2),
             "compact": without_inputs(net, X_test, THRESHOLD)}  # fmt: skip
 
@@ -185,7 +200,7 @@ def _lassonet(c: Configuration, rows: Split, seed: int, place: Place) -> dict[st
 
 def _hsic(c: Configuration, rows: Split, place: Place) -> dict[str, Any]:
     """Columns once, then the network of the other methods on them, for every k and seed."""
-    X, X_test, y, y_test = rows
+    X, _, y, _ = rows
     start = time.perf_counter()
     chosen = hsic_lasso(X.cpu(), y.cpu(), [k for k in c.ks if k <= X.shape[1]])
     seconds = time.perf_counter() - start
@@ -193,9 +208,15 @@ def _hsic(c: Configuration, rows: Split, place: Place) -> dict[str, Any]:
     for seed in c.seeds:
         points = []
         for columns in (chosen[k].to(X.device) for k in sorted(chosen, reverse=True)):
-            torch.manual_seed(seed)
-            net = lenet(len(columns), int(y.max()) + 1, c.hidden).to(place.device)
-            train(net, X[:, columns], y, nn.functional.cross_entropy, c.recipe(), generator=place.generator(seed))
-            points.append({"features": len(columns), "accuracy": accuracy(net, X_test[:, columns], y_test)})
+            points.append({"features": len(columns), "accuracy": _on_columns(c, rows, columns, seed, place)})
         runs.append(points)
     return {"runs": runs, "seconds": round(seconds, 2)}
+
+
+def _on_columns(c: Configuration, rows: Split, columns: Tensor, seed: int, place: Place) -> float:
+    """Test accuracy of an ungated network that sees only these columns."""
+    X, X_test, y, y_test = rows
+    torch.manual_seed(seed)
+    net = lenet(len(columns), int(y.max()) + 1, c.hidden).to(place.device)
+    train(net, X[:, columns], y, nn.functional.cross_entropy, c.recipe(), generator=place.generator(seed))
+    return accuracy(net, X_test[:, columns], y_test)

@@ -24,8 +24,8 @@ def lassonet_path(
 ) -> float:  # fmt: skip
     """The path of ``LassoNetClassifier`` from dense to sparse; seconds without the time spent in ``look``.
 
-    Nearly all steps of its search for a first λ, and many of its path, are spent in ``torch.sort``, which NumPy does many
-    times faster on a processor: its sort takes the place of the other, with the same values.
+    Most of its search for a first λ, and some of its path, is spent in ``torch.sort``, which NumPy does many times
+    faster on a processor: its sort takes the place of the other, with the same values.
 
     ``look(columns, predict)`` is called at every strength with the columns that are left and a function of rows.
     Options that are not given are those of its constructor, with ``M = 10``.

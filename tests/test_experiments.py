@@ -20,7 +20,7 @@ from torch import nn
 
 import dgating as dg
 from experiments.common import report, store
-from experiments.common.baselines import hsic_lasso
+from experiments.common.baselines import _fast_sort, hsic_lasso
 from experiments.common.compacted import compacted, without_inputs
 from experiments.common.experiment import SCALES, Place, Record
 from experiments.common.networks import accuracy, lenet
@@ -421,3 +421,13 @@ def test_accuracy_counts_right_rows() -> None:
     net = nn.Identity()
     outputs = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     assert accuracy(net, outputs, torch.tensor([0, 1, 1]), batch=2) == pytest.approx(2 / 3)
+
+
+def test_the_faster_sort_of_lassonet_changes_nothing() -> None:
+    pytest.importorskip("lassonet")
+    operator, v, u = importlib.import_module("lassonet.prox"), torch.randn(3, 50), torch.randn(20, 50)
+    plain = operator.prox(v, u, lambda_=3.0, lambda_bar=0.1, M=10)
+    with _fast_sort():
+        fast = operator.prox(v, u, lambda_=3.0, lambda_bar=0.1, M=10)
+    assert operator.torch is torch
+    assert all(torch.equal(a, b) for a, b in zip(plain, fast, strict=True))

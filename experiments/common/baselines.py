@@ -6,8 +6,11 @@ LassoNet: Lemhadri, Ruan, Abraham, Tibshirani, JMLR 22(127), 2021. HSIC-Lasso: Y
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,9 @@ def lassonet_path(
     hidden: tuple[int, ...], device: str = "cpu", **options: Any,
 ) -> float:  # fmt: skip
     """The path of ``LassoNetClassifier`` from dense to sparse; seconds without the time spent in ``look``.
+
+    Most of its search for a first λ, and some of its path, is spent in ``torch.sort``, which NumPy does many times
+    faster on a processor: its sort takes the place of the other, with the same values.
 
     ``look(columns, predict)`` is called at every strength with the columns that are left and a function of rows.
     Options that are not given are those of its constructor, with ``M = 10``.
@@ -40,8 +46,31 @@ def lassonet_path(
         hidden_dims=hidden, **{"M": 10, **options}, random_state=seed, torch_seed=seed, verbose=0,
         device=torch.device(device),
     )  # fmt: skip
-    model.path(X.cpu(), y.cpu(), return_state_dicts=False, callback=callback)
+    with _fast_sort() if device == "cpu" else contextlib.nullcontext():
+        model.path(X.cpu(), y.cpu(), return_state_dicts=False, callback=callback)
     return time.perf_counter() - start - spent
+
+
+@contextlib.contextmanager
+def _fast_sort() -> Iterator[None]:
+    """``torch.sort(x, dim=0, descending=True)`` as NumPy does it, inside the module that has LassoNet's operator."""
+    module = importlib.import_module("lassonet.prox")
+
+    class Faster:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(torch, name)
+
+        @staticmethod
+        def sort(x: Tensor, dim: int, descending: bool) -> Any:
+            assert dim == 0
+            assert descending
+            return SimpleNamespace(values=torch.from_numpy(np.sort(x.detach().numpy(), axis=0)[::-1].copy()))
+
+    module.torch = Faster()  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.torch = torch  # type: ignore[attr-defined]
 
 
 def hsic_lasso(X: Tensor, y: Tensor, ks: Sequence[int], *, jobs: int = 1) -> dict[int, Tensor]:

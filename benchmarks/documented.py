@@ -1,6 +1,6 @@
 """The small figures that README and documentation quote: the demo, ``dgating select`` on four tables, Adam and AdamW.
 
-python -m benchmarks.documented --data FOLDER        # about five minutes on one core
+``python -m benchmarks.documented --data FOLDER``, about five minutes on one core.
 """
 
 from __future__ import annotations
@@ -28,11 +28,9 @@ def demos(seeds: tuple[int, ...] = (0, 1, 2)) -> list[dict[str, Any]]:
     out = []
     for seed in seeds:
         with tempfile.TemporaryDirectory() as folder:
-            start = time.perf_counter()
             found = demo.run(seed, 3, 0.01, Path(folder), "cpu")
-            found["seconds"] = round(time.perf_counter() - start, 1)
         found["compact"].pop("onnx")  # where it was written
-        out.append(json.loads(json.dumps(found)))
+        out.append(found)
     return out
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -46,31 +47,23 @@ def lassonet_path(
         hidden_dims=hidden, **{"M": 10, **options}, random_state=seed, torch_seed=seed, verbose=0,
         device=torch.device(device),
     )  # fmt: skip
-    with _fast_sort() if device == "cpu" else contextlib.nullcontext():
+    operator = importlib.import_module("lassonet.prox")
+    with mock.patch.object(operator, "torch", _FastSort()) if device == "cpu" else contextlib.nullcontext():
         model.path(X.cpu(), y.cpu(), return_state_dicts=False, callback=callback)
     return time.perf_counter() - start - spent
 
 
-@contextlib.contextmanager
-def _fast_sort() -> Iterator[None]:
-    """``torch.sort(x, dim=0, descending=True)`` as NumPy does it, inside the module that has LassoNet's operator."""
-    module = importlib.import_module("lassonet.prox")
+class _FastSort:
+    """``torch`` with ``sort(x, dim=0, descending=True)`` as NumPy does it, for the module of LassoNet's operator."""
 
-    class Faster:
-        def __getattr__(self, name: str) -> Any:
-            return getattr(torch, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
 
-        @staticmethod
-        def sort(x: Tensor, dim: int, descending: bool) -> Any:
-            assert dim == 0
-            assert descending
-            return SimpleNamespace(values=torch.from_numpy(np.sort(x.detach().numpy(), axis=0)[::-1].copy()))
-
-    module.torch = Faster()  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        module.torch = torch  # type: ignore[attr-defined]
+    @staticmethod
+    def sort(x: Tensor, dim: int, descending: bool) -> Any:
+        assert dim == 0
+        assert descending
+        return SimpleNamespace(values=torch.from_numpy(np.sort(x.detach().numpy(), axis=0)[::-1].copy()))
 
 
 def hsic_lasso(X: Tensor, y: Tensor, ks: Sequence[int], *, jobs: int = 1) -> dict[int, Tensor]:

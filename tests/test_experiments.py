@@ -186,11 +186,12 @@ def test_the_command_says_what_is_wrong(arguments: list[str], words: str, tmp_pa
 
 def test_the_pages_hold_what_is_stored() -> None:
     """No number in a page that a stored result does not hold: the pages are what ``report`` renders."""
-    for file, text in report.rendered():
+    runs = report.everything()
+    for file, text in report.rendered(runs):
         assert file.read_text(encoding="utf-8") == text, f"{file.parent.name}: run python -m experiments report"
-    for name in names():
-        for picture in (p for found in report.reported(experiment(name)) for p in report.pictures(found)):
-            assert (experiment(name).folder / "results" / f"{picture}.png").is_file()
+    for found in (found for stored in runs.values() for found in stored):
+        for picture in found.figures:
+            assert (found.file.parent / f"{picture}.png").is_file()
 
 
 def test_smoke_runs_are_never_reported(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from dgating._config import write_bytes, write_text
 from experiments.common import store
@@ -55,6 +58,12 @@ class Reported:
         """How many cells of how many, empty where there are all."""
         return "" if self.cells == self.cells_in_all else f"{self.cells} of {self.cells_in_all} cells"
 
+    @cached_property
+    def figures(self) -> dict[str, Figure]:
+        """Pictures by the names of their files, which begin with the scale."""
+        drawn = self.it.plots(self.it.configurations[self.scale], self.summary)
+        return {f"{self.scale}_{name}": figure for name, figure in drawn.items()}
+
 
 def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = SHOWN) -> list[Reported]:
     """What is stored of an experiment, a complete run before incomplete ones, then the larger scale first."""
@@ -86,7 +95,7 @@ def block(found: Reported) -> str:
         "",
         found.it.tables(configuration, found.summary),
         "",
-        *(f"![{name}](results/{name}.png)" for name in pictures(found)),
+        *(f"![{name}](results/{name}.png)" for name in found.figures),
     ]
     return "\n".join(lines).strip()
 
@@ -100,29 +109,24 @@ def verdict_table(found: Reported) -> str:
     return table(["claim", "paper", "here", "verdict"], rows)
 
 
-def pictures(found: Reported) -> list[str]:
-    """Names of the pictures, with the scale."""
-    return [f"{found.scale}_{name}" for name in found.it.plots(found.it.configurations[found.scale], found.summary)]
-
-
 def draw(found: Reported) -> list[Path]:
     """Draw the pictures beside the stored run."""
     import io
 
     made = []
-    for name, figure in found.it.plots(found.it.configurations[found.scale], found.summary).items():
-        file, data = found.file.parent / f"{found.scale}_{name}.png", io.BytesIO()
+    for name, figure in found.figures.items():
+        file, data = found.file.parent / f"{name}.png", io.BytesIO()
         figure.savefig(data, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
         write_bytes(file, data.getvalue())
         made.append(file)
     return made
 
 
-def page() -> str:
+def page(runs: dict[str, list[Reported]]) -> str:
     """The text of ``experiments/README.md``."""
     lines = [HEAD]
-    for name in names():
-        it, stored = experiment(name), reported(experiment(name))
+    for name, stored in runs.items():
+        it = experiment(name)
         lines += [f"## [{it.title}]({name}/README.md)", ""]
         if not stored:
             lines += [f"Not run yet: `python -m experiments run {name} --scale cpu`.", ""]
@@ -147,20 +151,23 @@ def readme(it: Experiment, stored: list[Reported]) -> str:
     return f"{before}{BEGIN}\n\n{inside}\n\n{END}{after}"
 
 
-def rendered() -> Iterator[tuple[Path, str]]:
+def everything() -> dict[str, list[Reported]]:
+    """What is stored of all experiments, by name."""
+    return {name: reported(experiment(name)) for name in names()}
+
+
+def rendered(runs: dict[str, list[Reported]]) -> Iterator[tuple[Path, str]]:
     """Files and texts of the report."""
-    for name in names():
+    for name, stored in runs.items():
         it = experiment(name)
-        yield it.folder / "README.md", readme(it, reported(it))
-    yield Path(__file__).parent.parent / "README.md", page()
+        yield it.folder / "README.md", readme(it, stored)
+    yield Path(__file__).parent.parent / "README.md", page(runs)
 
 
 def report() -> list[Path]:
     """Write all pages and pictures; the files written."""
-    made = []
-    for file, text in rendered():
+    runs, made = everything(), []
+    for file, text in rendered(runs):
         write_text(file, text)
         made.append(file)
-    for name in names():
-        made += [file for found in reported(experiment(name)) for file in draw(found)]
-    return made
+    return made + [file for stored in runs.values() for found in stored for file in draw(found)]

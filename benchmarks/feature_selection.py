@@ -41,11 +41,6 @@ HIDDEN = (300, 100)
 NAME = "feature_selection"
 # one setting for every table: the defaults of dgating.path, and a short relaxed fit at every point
 PATH = {"depth": 3, "relax_steps": 50, "min_groups": 3}
-# the best of all peers after a refit, and LassoNet on its path, measured beforehand: what the aims are set by
-BEST_REFIT = {
-    "isolet": (65, 83, 89, 93, 95), "coil20": (94, 99.8, 99.8, 99.8, 99.8), "madelon": (87, 83, 73, 64, 60),
-    "mnist10k": (64, 82, 89, 94, 95),
-}  # fmt: skip
 
 Point = tuple[Tensor, float]  # columns, accuracy on the path (nan where there is none)
 Found = tuple[list[Point], dict[int, Point], float]  # points dense to sparse, chosen for each k, seconds
@@ -110,6 +105,7 @@ def hsic(data: Split, seed: int) -> Found:
 
 
 METHODS: dict[str, Callable[..., Found]] = {"dgating": dgating, "forest": forest, "lassonet": lassonet, "hsic": hsic}
+TITLES = {"isolet": "ISOLET", "coil20": "COIL-20", "madelon": "MADELON", "mnist10k": "MNIST, 10,000 rows"}
 PACKAGES = {"forest": "scikit-learn", "lassonet": "lassonet", "hsic": "pyHSICLasso"}
 
 
@@ -134,29 +130,49 @@ def _scored(data: Split, point: Point, seed: int) -> dict[str, Any]:
     return scored if math.isnan(on_path) else {**scored, "path": round(100 * on_path, 2)}
 
 
+def means(runs: dict[str, Any], method: str, kind: str, measure: str) -> list[float | None]:
+    """Mean over the seeds at each number of features; None where no seed has a selection."""
+    found = []
+    for k in KS:
+        cells = [r["k"].get(str(k), {}).get(kind, {}).get(measure) for r in runs.get(method, {}).values()]
+        cells = [c for c in cells if c is not None]
+        found.append(statistics.mean(cells) if cells else None)
+    return found
+
+
+def best_peer(runs: dict[str, Any]) -> list[float | None]:
+    """The best mean after the refit among the peers, at each number of features."""
+    peers = [means(runs, method, "first", "refit") for method in PACKAGES]
+    return [max((c for c in column if c is not None), default=None) for column in zip(*peers, strict=True)]
+
+
+def table_rows(stored: dict[str, Any]) -> list[str]:
+    """The table of ``benchmarks/README.md``, a line a data set."""
+    lines = []
+    for name, title in TITLES.items():
+        runs = stored["runs"][name]
+        columns = [means(runs, m, "first", "path") for m in ("dgating", "lassonet")]
+        columns += [means(runs, "dgating", "first", "refit"), best_peer(runs)]
+        cells = (" / ".join("-" if v is None else f"{v:.1f}" for v in c) for c in columns)
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return lines
+
+
 def report(stored: dict[str, Any]) -> str:
-    """Means over the seeds, a block a table."""
+    """Means over the seeds, a block a data set, then the rows of the README."""
     lines = []
     for name in TABLES:
         runs = stored["runs"].get(name, {})
-        lines += ["", f"{name} (best of the peers beforehand, refit: {BEST_REFIT[name]})"]
-        lines.append(f"{'':28}{'seconds':>9}" + "".join(f"{k:>9}" for k in KS))
+        lines += ["", f"{name:28}{'seconds':>9}" + "".join(f"{k:>9}" for k in KS)]
         for method, seeds in runs.items():
             times = statistics.mean(r["seconds"] for r in seeds.values())
             for kind in ("first", "chosen"):
                 for measure in ("path", "refit"):
-                    cells = [
-                        [
-                            r["k"][str(k)][kind][measure]
-                            for r in seeds.values()
-                            if measure in r["k"].get(str(k), {}).get(kind, {})
-                        ]
-                        for k in KS
-                    ]
-                    if any(cells):
-                        shown = "".join(f"{statistics.mean(c):9.1f}" if c else f"{'-':>9}" for c in cells)
+                    cells = means(runs, method, kind, measure)
+                    if any(c is not None for c in cells):
+                        shown = "".join(f"{'-':>9}" if c is None else f"{c:9.1f}" for c in cells)
                         lines.append(f"{method:10}{kind + ', ' + measure:18}{times:9.1f}{shown}   ({len(seeds)} seeds)")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *table_rows(stored)])
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ settings.load_profile("seeded")
 
 
 @pytest.fixture(autouse=True)
-def seed() -> None:
+def _same_seeds() -> None:  # an underscore: a parameter of a test named alike would replace it
     random.seed(0)
     np.random.seed(0)  # scikit-learn reads the global state
     torch.manual_seed(0)

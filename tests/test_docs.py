@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import FunctionType
 import pytest
 
 import dgating
+from benchmarks.feature_selection import table_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
@@ -71,3 +73,10 @@ def test_docstring_has_an_example_and_names_every_parameter(name):
     section = re.search(r"^Args:\n((?:    .*\n|\n)*)", doc, re.M)
     documented = re.findall(r"^    (\w+): ", section.group(1), re.M) if section else []
     assert documented == list(inspect.signature(CALLABLES[name]).parameters)
+
+
+def test_feature_selection_table_equals_what_is_stored():
+    stored = json.loads((ROOT / "benchmarks" / "results" / "feature_selection.json").read_text())
+    lines = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").splitlines()
+    for row in table_rows(stored):
+        assert row in lines, f"`python -m benchmarks.feature_selection --report` has {row}"

@@ -270,10 +270,10 @@ def test_a_mapped_table_is_the_same_table(tmp_path):
 def test_constant_columns_and_targets_leave(capsys):
     X, y = nonlinear(200)
     X[:, 0] = 3.0
-    model = estimator(DGatedRegressor, verbose=True).fit(X, y)
+    model = estimator(DGatedRegressor, steps=30, verbose=True).fit(X, y)
     assert not model.get_support()[0]
     assert "groups" in capsys.readouterr().out
-    flat = estimator(DGatedRegressor).fit(X, np.full(200, 5.0))
+    flat = estimator(DGatedRegressor, steps=30).fit(X, np.full(200, 5.0))
     assert np.allclose(flat.predict(X), 5.0, atol=1e-2)
 
 

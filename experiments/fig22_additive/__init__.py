@@ -5,7 +5,7 @@ from experiments.fig22_additive.judge import plots, summarise, tables, verdicts
 from experiments.fig22_additive.measure import Configuration, cells, measure
 
 SMOKE = Configuration(
-    rows=200, columns=8, folds=2, depths=(2, 3), direct=("SNAM",), plain=("D = 3",), hidden=(8, 4), epochs=30,
+    rows=200, columns=6, folds=2, depths=(2, 3), direct=("SNAM",), plain=("D = 3",), hidden=(8,), epochs=20,
     lr=0.01, lams=2, lam_low=0.1, lam_high=10.0,
 )  # fmt: skip
 CPU = Configuration(hidden=(32, 32, 16), epochs=150)

@@ -26,12 +26,12 @@ SMOKE = Configuration(
 RESNET = ("coupled, D = 3", "filters, D = 3", "norms, D = 3", "coupled, direct", "scales, direct", "torch-pruning")
 CPU = Configuration(
     tasks=(
-        Task("VGG, Fashion-MNIST", "fashion_mnist", ((16, 16), (32, 32), (64, 64)), hidden=64, rows=8000, pool=2),
+        Task("VGG, Fashion-MNIST", "fashion_mnist", ((32, 32), (64, 64), (128, 128)), hidden=128, rows=8000, pool=2),
         Task("ResNet-18, CIFAR-10", "cifar10_30k", widths=(8, 16, 32, 64), rows=8000, pool=2, methods=RESNET,
              seeds=(0,)),
     ),
-    grids=_grids((1e-2, 2e-2, 4e-2, 0.1), (2e-3, 5e-3, 1e-2, 2e-2), (3e-4, 1e-3, 2e-3, 5e-3), (2e-4, 5e-4, 1e-3, 2e-3),
-                 (1e-4, 1e-3, 3e-3, 1e-2)),
+    grids=_grids((2e-2, 4e-2, 7e-2, 0.12), (1e-2, 2e-2, 3e-2, 5e-2), (5e-3, 1e-2, 2e-2, 5e-2), (3e-3, 1e-2, 2e-2, 5e-2),
+                 (1e-3, 3e-3, 5e-3, 1e-2)) | {"coupled, anchored D = 3": (0.2, 0.4, 0.8, 1.6)},
     seeds=(0, 1, 2), deep=DEEP, epochs=20, augment=False, ratios=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95), repeats=10,
 )  # fmt: skip
 GPU_LR = ((2, 0.3), (3, 0.4), (4, 0.4))

@@ -30,8 +30,8 @@ CPU = Configuration(
         Task("ResNet-18, CIFAR-10", "cifar10_30k", widths=(8, 16, 32, 64), rows=8000, pool=2, methods=RESNET,
              seeds=(0,)),
     ),
-    grids=_grids((2e-2, 4e-2, 7e-2, 0.12), (1e-2, 2e-2, 3e-2, 5e-2), (5e-3, 1e-2, 2e-2, 5e-2), (3e-3, 1e-2, 2e-2, 5e-2),
-                 (1e-3, 3e-3, 5e-3, 1e-2)) | {"coupled, anchored D = 3": (0.2, 0.4, 0.8, 1.6)},
+    grids=_grids((2e-2, 4e-2, 7e-2, 0.12), (5e-3, 1e-2, 2e-2, 3e-2), (5e-3, 1e-2, 2e-2, 4e-2), (3e-3, 1e-2, 2e-2, 4e-2),
+                 (1e-3, 3e-3, 5e-3, 1e-2)) | {"coupled, anchored D = 3": (0.1, 0.2, 0.4, 0.8)},
     seeds=(0, 1, 2), deep=DEEP, epochs=20, augment=False, ratios=(0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95), repeats=10,
 )  # fmt: skip
 GPU_LR = ((2, 0.3), (3, 0.4), (4, 0.4))

@@ -150,7 +150,7 @@ def table_rows(stored: dict[str, Any]) -> list[str]:
     """The table of ``benchmarks/README.md``, a line a data set."""
     lines = []
     for name, title in TITLES.items():
-        runs = stored["runs"][name]
+        runs = stored["runs"].get(name, {})
         columns = [means(runs, m, "first", "path") for m in ("dgating", "lassonet")]
         columns += [means(runs, "dgating", "first", "refit"), best_peer(runs)]
         cells = (" / ".join("-" if v is None else f"{v:.1f}" for v in c) for c in columns)

@@ -11,7 +11,7 @@ from types import FunctionType
 import pytest
 
 import dgating
-from benchmarks.feature_selection import table_rows
+from benchmarks.feature_selection import TABLES, report, table_rows
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if "_build" not in p.parts)]
@@ -76,7 +76,16 @@ def test_docstring_has_an_example_and_names_every_parameter(name):
 
 
 def test_feature_selection_table_equals_what_is_stored():
-    stored = json.loads((ROOT / "benchmarks" / "results" / "feature_selection.json").read_text())
+    stored = json.loads((ROOT / "benchmarks" / "results" / "feature_selection.json").read_text(encoding="utf-8"))
     lines = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").splitlines()
     for row in table_rows(stored):
         assert row in lines, f"`python -m benchmarks.feature_selection --report` has {row}"
+
+
+def test_feature_selection_reports_what_there_is():
+    """The first run of one method on one table ends with a report, too."""
+    runs = {"madelon": {"forest": {"0": {"seconds": 1.0, "k": {"10": {"first": {"refit": 50.0}}}}}}}
+    assert "forest" in report({"runs": runs})
+    assert [row.endswith("| 50.0 / - / - / - / - |") for row in table_rows({"runs": runs})] == [
+        name == "madelon" for name in TABLES
+    ]

@@ -12,10 +12,19 @@ import dgating as dg
 from experiments.common.convnets import RESNET18, VGG16, as_tensor, augmented, channels, resnet18, vgg
 from experiments.common.experiment import Place, Record
 from experiments.fig06_filters import EXPERIMENT
-from experiments.fig06_filters.judge import _reachable, chosen, gains, summarise, verdicts
+from experiments.fig06_filters.judge import OURS, _reachable, chosen, gains, summarise, verdicts
 from experiments.fig06_filters.measure import Configuration, Task, cells, parsed, pictures, recalibrated
 from experiments.fig06_filters.peer import pruned, regularizer
-from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, groups_of, layer_scales
+from experiments.fig06_filters.units import (
+    KINDS,
+    anchor_,
+    close_,
+    flops_of_a_channel,
+    gated,
+    groups_of,
+    layer_scales,
+    strengths_of,
+)
 
 SMOKE: Configuration = EXPERIMENT.configurations["smoke"]
 
@@ -216,7 +225,7 @@ def test_cells_of_every_scale_name_known_methods() -> None:
     for c in EXPERIMENT.configurations.values():
         for cell in cells(c):
             parsed(cell["method"])
-        first = [cell for cell in cells(c) if cell["method"] in c.deep]
+        first = [cell for cell in cells(c) if cell["method"] in c.once]
         assert {(cell["task"], cell["seed"]) for cell in first} <= {(c.tasks[0].name, 0)}
 
 
@@ -270,7 +279,7 @@ def _verdicts(ours: float, theirs: float) -> dict[str, str]:
     """Gains at every loss, of gated and of other methods."""
     records = [_record("dense", 0.0, 0, (0.9, 0.9, 1.0), (0.9, 0.9, theirs))]
     records += [_record(m, 0.1, 0, (0.9, 0.9, theirs)) for m in ("filters, direct", "scales, direct", "torch-pruning")]
-    for m in ("filters, D = 2", "filters, D = 3", "filters, D = 4", "coupled, D = 3"):
+    for m in ("filters, D = 2", "filters, D = 3", "filters, D = 4", OURS):
         record = _record(m, 0.1, 0, (0.9, 0.9, ours))
         record.found["points"][0]["left"] = 5 if (m == "filters, D = 2") == (ours > theirs) else 3
         records.append(record)
@@ -290,3 +299,20 @@ def test_lams_whose_zeros_cannot_be_seen_in_time_do_not_count() -> None:
     """20 epochs of 63 steps, a cosine from 0.1, momentum 0.9: τ = 630, exp(-2 λ τ) below 1.2e-7 from λ = 0.0127."""
     assert not _reachable(C, "t", 0.0126)
     assert _reachable(C, "t", 0.0128)
+
+
+# prices
+
+
+def test_price_is_what_the_network_saves_without_a_channel() -> None:
+    """By hand, two FLOPs a multiply-add: of a channel its own convolution and its part of the next layer."""
+    net, x = _net("VGG"), torch.randn(1, 2, 8, 8)
+    units = gated(net, x, "coupled", 3)
+    costs = flops_of_a_channel(units, x)
+    expected = [2 * 9 * 64 * (2 + 6), 2 * 9 * (64 * 4 + 16 * 5), 2 * (9 * 16 * 6 + 4 * 7)]
+    assert list(costs.values()) == pytest.approx(expected)
+    lams = strengths_of(units, x, 0.1, 0.5)
+    a, b, _ = lams.values()
+    assert a / b == pytest.approx((expected[0] / expected[1]) ** 0.5)
+    assert sum(lam * n for lam, n in zip(lams.values(), (4, 6, 5), strict=True)) == pytest.approx(0.1 * 15)
+    assert set(strengths_of(units, x, 0.1, 0.0).values()) == {0.1}

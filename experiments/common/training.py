@@ -7,7 +7,7 @@ penalises weights directly passes ``penalty``, which is added to the loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,7 +41,7 @@ def strengths(low: float, high: float, count: int, digits: int = 4) -> list[floa
     return [float(f"{lam:.{digits}g}") for lam in np.geomspace(low, high, count)]
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe, lam: float = 0.0) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe, lam: float | Mapping[str, float] = 0.0) -> torch.optim.Optimizer:
     """The optimizer of a recipe; the penalty of a gated model as its weight decay."""
     parameters = dg.param_groups(model, lam) if dg.is_gated(model) else list(model.parameters())
     if recipe.optimizer == "adam":
@@ -57,7 +57,7 @@ def train(
     recipe: Recipe,
     *,
     generator: torch.Generator,
-    lam: float = 0.0,
+    lam: float | Mapping[str, float] = 0.0,
     penalty: Callable[[nn.Module], Tensor] | None = None,
     transform: Callable[[Tensor], Tensor] | None = None,
     before_step: Callable[[torch.optim.Optimizer], None] | None = None,

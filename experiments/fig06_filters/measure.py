@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import math
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from experiments.common.training import Recipe, train
 from experiments.common.units import Units
 from experiments.common.watch import Watch
 from experiments.fig06_filters import peer
-from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, layer_scales
+from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, layer_scales, strengths_of
 
 THRESHOLD = FLOAT32_EPS
+BATCH = 250  # of pictures to be classified: small enough to stay in the caches
+PRICE = 0.5  # power of a channel's FLOPs in its λ where a method is "priced"; chosen on seed 0, see the README
 PRUNED = ("filters", "coupled", "scales")  # kinds by which a dense network is pruned
 Accuracies = dict[str, dict[str, float]]  # treatment of batch norm → part of the pictures → share right
 
@@ -37,7 +40,7 @@ class Task:
 
     ``rows`` limits the training pictures, ``held_out`` more of them choose λ, share and treatment. ``pool`` averages
     squares of pixels, ``blocks`` are the widths of a VGG and ``widths`` those of a ResNet-18. ``lr``: of methods
-    without gates; ``gated_lr``: by depth. ``methods`` and ``seeds`` as in the configuration, if not given here.
+    without gates; ``gated_lr``: by depth. ``grids`` and ``seeds`` as in the configuration, if not given here.
     """
 
     name: str
@@ -51,7 +54,7 @@ class Task:
     lr: float = 0.1
     gated_lr: tuple[tuple[int, float], ...] = ()
     flip: bool = True
-    methods: tuple[str, ...] = ()
+    grids: tuple[tuple[str, tuple[float, ...]], ...] = ()
     seeds: tuple[int, ...] = ()
 
 
@@ -61,13 +64,14 @@ class Configuration:
 
     A method is a kind of unit and a way: ``"coupled, D = 3"``, ``"filters, direct"`` (λ Σ ‖unit‖ in the loss, then
     pruned by norm), ``"scales, direct"`` (network slimming); or ``"dense"`` (pruned by norm), or ``"torch-pruning"``.
-    Every method but ``dense`` has a grid of λ, by name; the penalties differ in scale, so the grids do.
+    Every method but ``dense`` has a grid of λ, by name; the penalties differ in scale, so the grids do. ``once``:
+    methods for the first task and its first seed only.
     """
 
     tasks: tuple[Task, ...]
     grids: dict[str, tuple[float, ...]]
     seeds: tuple[int, ...] = (0,)
-    deep: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
     epochs: int = 200
     batch: int = 128
     momentum: float = 0.9
@@ -76,7 +80,7 @@ class Configuration:
     ratios: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
     latency_batch: int = 64
     repeats: int = 20
-    version: int = 2
+    version: int = 3
 
 
 PAPER_TASKS = (
@@ -87,19 +91,25 @@ PAPER_TASKS = (
 
 
 def cells(c: Configuration) -> list[Cell]:
-    """Seed by seed, task by task; the depths of Fig. 15 for the first task and seed only."""
+    """Seed by seed, task by task; last what is run for the first task and seed only."""
     made: list[Cell] = []
+
+    def add(task: Task, seed: int, grids: dict[str, tuple[float, ...]]) -> None:
+        made.extend(
+            {"task": task.name, "method": method, "lam": lam, "seed": seed}
+            for method, lams in grids.items() for lam in lams
+        )  # fmt: skip
+
     for seed in dict.fromkeys(s for task in c.tasks for s in (task.seeds or c.seeds)):
         for task in (t for t in c.tasks if seed in (t.seeds or c.seeds)):
-            made.append({"task": task.name, "method": "dense", "lam": 0.0, "seed": seed})
-            for method in task.methods or tuple(m for m in c.grids if m not in c.deep):
-                made += [{"task": task.name, "method": method, "lam": lam, "seed": seed} for lam in c.grids[method]]
+            grids = dict(task.grids) or {m: lams for m, lams in c.grids.items() if m not in c.once}
+            add(task, seed, {"dense": (0.0,), **grids})
     first = c.tasks[0]
-    made += [
-        {"task": first.name, "method": method, "lam": lam, "seed": (first.seeds or c.seeds)[0]}
-        for method in c.deep for lam in c.grids[method]
-    ]  # fmt: skip
+    add(first, (first.seeds or c.seeds)[0], {m: c.grids[m] for m in c.once})
     return made
+
+
+WAY = re.compile(r"(direct|priced direct|(anchored |priced )?D = ([2-9]))")
 
 
 def parsed(method: str) -> tuple[str, str]:
@@ -107,12 +117,18 @@ def parsed(method: str) -> tuple[str, str]:
     if method in ("dense", "torch-pruning"):
         return "", method
     kind, _, way = method.partition(", ")
-    if kind in KINDS and (way in ("direct", "anchored D = 3") or way.startswith("D = ")):
+    if kind in KINDS and WAY.fullmatch(way):
         return kind, way
     raise ValueError(
         f"method: expected 'dense', 'torch-pruning', or one of {KINDS} with 'direct', 'D = 3' or the like, received "
         f"{method!r}."
     )
+
+
+def depth_of(method: str) -> int | None:
+    """D of a gated method."""
+    found = WAY.fullmatch(parsed(method)[1])
+    return int(found[3]) if found and found[3] else None
 
 
 @dataclass(frozen=True)
@@ -177,14 +193,13 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     rows, (kind, way) = pictures(task, place), parsed(cell["method"])
     torch.manual_seed(cell["seed"])
     net = network(task, rows)
-    depth = int(way.rpartition(" ")[2]) if "D = " in way else None
-    units = gated(net, rows.X[:2], kind, depth) if kind else None
+    units = gated(net, rows.X[:2], kind, depth_of(cell["method"])) if kind else None
     start = time.perf_counter()
     watch = _fit(c, task, rows, net, units, cell, place)
     found: dict[str, Any] = {"seconds": round(time.perf_counter() - start, 2)}
     if not all(bool(torch.isfinite(p).all()) for p in net.parameters()):
         return found | {"diverged": True}
-    found |= {name: accuracy(net, *part) for name, part in rows.parts.items()}
+    found |= {name: accuracy(net, *part, batch=BATCH) for name, part in rows.parts.items()}
     found["filters"] = sum(conv.out_channels for conv, _ in channels(net))
     if watch is not None:
         found |= watch.found()
@@ -196,14 +211,13 @@ def _fit(
     c: Configuration, task: Task, rows: Pictures, net: nn.Module, units: Units | None, cell: Cell, place: Place
 ) -> Watch | None:
     (_, way), lam, generator = parsed(cell["method"]), float(cell["lam"]), place.generator(cell["seed"])
-    gates = "D = " in way
-    depth = units.depth if units and gates else 0
-    recipe = Recipe(c.epochs, c.batch, dict(task.gated_lr).get(depth, task.lr), c.momentum, bfloat16=c.bfloat16)
+    depth = depth_of(cell["method"])
+    recipe = Recipe(c.epochs, c.batch, dict(task.gated_lr).get(depth or 0, task.lr), c.momentum, bfloat16=c.bfloat16)
     epoch = math.ceil(len(rows.y) / c.batch)
-    watch = Watch(net, lam, every=epoch, window=epoch, threshold=THRESHOLD) if gates else None
+    lams = strengths_of(units, rows.X[:1], lam, PRICE if "priced" in way else 0.0) if units else {}
+    watch = Watch(net, lams, every=epoch, window=epoch, threshold=THRESHOLD) if depth else None
     scales = layer_scales(net) if way.startswith("anchored") else None
     before = peer.regularizer(net, rows.X[:2], lam) if way == "torch-pruning" else watch and watch.before_step
-    lams = dict.fromkeys(units.price, lam) if units else {}
 
     def on_step(step: int, optimizer: torch.optim.Optimizer) -> None:
         if scales is not None:
@@ -212,8 +226,8 @@ def _fit(
             watch.on_step(step, optimizer)
 
     train(
-        net, rows.X, rows.y, nn.functional.cross_entropy, recipe, generator=generator, lam=lam if gates else 0.0,
-        penalty=(lambda _: units.penalty(lams)) if units and way == "direct" else None, before_step=before,
+        net, rows.X, rows.y, nn.functional.cross_entropy, recipe, generator=generator, lam=lams if depth else 0.0,
+        penalty=(lambda _: units.penalty(lams)) if units and way.endswith("direct") else None, before_step=before,
         on_step=on_step, transform=(lambda x: augmented(x, generator, task.flip)) if c.augment else None,
     )  # fmt: skip
     return watch
@@ -235,7 +249,7 @@ def _points(
                 yield {"by": kind, "ratio": ratio} | _without(c, rows, of, of.smallest(ratio, keep=1))
         return
     assert units is not None
-    if way != "direct":
+    if not way.endswith("direct"):
         own = units.below(THRESHOLD)
         yield {"own": True} | _without(c, rows, units, own)
     for ratio in c.ratios:
@@ -245,10 +259,10 @@ def _points(
 def _without(c: Configuration, rows: Pictures, units: Units, masks: dict[str, Tensor]) -> dict[str, Any]:
     """Three treatments of the batch norms of dead channels. Only closed channels can be cut out."""
     full = units.without(masks)
-    kept = {name: accuracy(full, *part) for name, part in rows.parts.items()}
+    kept = accuracy(full, *rows.parts["validation"], batch=BATCH)
     left = close_(full)
     found = _point(c, rows, full, dg.compact(full, (rows.X[:2],)))
-    found["accuracy"]["kept"] = kept
+    found["accuracy"]["kept"] = {"validation": kept}
     return {"left": left} | found
 
 
@@ -258,7 +272,7 @@ def _point(c: Configuration, rows: Pictures, full: nn.Module, small: nn.Module) 
     sizes = dg.profile(small, example, reference=full, repeats=c.repeats)
     assert sizes.reference is not None
     accuracies: Accuracies = {
-        treatment: {name: accuracy(net, *part) for name, part in rows.parts.items()}
+        treatment: {name: accuracy(net, *part, batch=BATCH) for name, part in rows.parts.items()}
         for treatment, net in (("closed", small), ("recalibrated", recalibrated(small, rows.X)))
     }
     return {

@@ -78,3 +78,25 @@ def close_(net: nn.Module) -> int:
             p[dead] = 0
         left += int((~dead).sum())
     return left
+
+
+def strengths_of(units: Units, example: Tensor, lam: float, power: float) -> dict[str, float]:
+    """λ for every layer, in proportion to ``cost ** power`` of one of its channels; λ is the mean over channels.
+
+    With power 0 all layers have the same λ, as in the paper. With 1 the penalty counts FLOPs.
+    """
+    sizes = {name: len(norms) for name, norms in dg.group_norms(units.net).items()}
+    rates = {name: cost**power for name, cost in flops_of_a_channel(units, example).items()} if power else {}
+    mean = sum(rates[name] * size for name, size in sizes.items()) / sum(sizes.values()) if power else 1.0
+    return {name: lam * rates.get(name, 1.0) / mean for name in sizes}
+
+
+def flops_of_a_channel(units: Units, example: Tensor) -> dict[str, float]:
+    """By layer, what the network costs less without one of its channels: of the layer itself and of those behind."""
+    sizes = {name: len(norms) for name, norms in dg.group_norms(units.net).items()}
+    whole, found = dg.profile(units.without({}), (example,), repeats=1).flops, {}
+    for name in sizes:
+        full = units.without({of: torch.arange(size) < (of == name) for of, size in sizes.items()})
+        close_(full)
+        found[name] = float(whole - dg.profile(dg.compact(full, (example,)), (example,), repeats=1).flops)
+    return found

@@ -180,7 +180,9 @@ def _record(method: str, lam: float, *points: tuple[int, float, float], norms: l
 
 
 def _statuses(records: list[Record]) -> list[str]:
-    c = Configuration(methods=("values, D = 3", "values, direct", "heads and neurons, D = 3"), layers=1, heads=4)
+    c = Configuration(
+        grids=tuple((m, ()) for m in ("values, D = 3", "values, direct", "heads and neurons, D = 3")), layers=1, heads=4
+    )
     return [v.status for v in verdicts(c, summarise(c, records))]
 
 
@@ -212,7 +214,7 @@ def test_what_is_chosen_is_not_chosen_on_the_text_that_is_reported() -> None:
     dense = _record("dense", 0.0, (4, 0.60, 1.0))
     run = _record("values, D = 3", 0.1, (2, 0.60, 0.5), (1, 0.50, 0.3))
     run.found["points"][1]["accuracy"]["test"] = 0.60  # good where nobody may look
-    c = Configuration(methods=("values, D = 3",), layers=1, heads=4)
+    c = Configuration(grids=(("values, D = 3", ()),), layers=1, heads=4)
     summary = summarise(c, [dense, run])
     point = chosen(summary, summary["points"]["values, D = 3"], 0.01, COSTS["smaller"])
     assert point is not None

@@ -25,13 +25,18 @@ SMOKE = Configuration(
     epochs=2, augment=False, ratios=(0.5,), latency_batch=8, repeats=1,
 )  # fmt: skip
 RESNET = {
-    "coupled, priced D = 3": (0.003, 0.005, 0.01, 0.02),
-    "coupled, D = 3": (0.003, 0.005, 0.01, 0.02),
+    "coupled, priced D = 3": (0.001, 0.002, 0.004, 0.007),
+    "coupled, D = 3": (0.001, 0.002, 0.004, 0.007),
+    "filters, D = 3": (0.005, 0.01, 0.02, 0.04),
+    "coupled, direct": (0.002, 0.005, 0.01, 0.02),
+    "filters, direct": (0.001, 0.003, 0.01, 0.02),
+    "scales, direct": (0.002, 0.005, 0.01, 0.02),
+    "torch-pruning": (3e-4, 1e-3, 2e-3, 4e-3),
 }
 CPU = Configuration(
     tasks=(
         Task("VGG, Fashion-MNIST", "fashion_mnist", ((32, 32), (64, 64), (128, 128)), hidden=128, rows=8000, pool=2),
-        Task("ResNet-18, CIFAR-10", "cifar10_30k", widths=(8, 16, 32, 64), rows=8000, pool=2,
+        Task("ResNet-18, CIFAR-10", "cifar10_30k", widths=(8, 16, 32, 64), pool=2, epochs=8,
              grids=tuple(RESNET.items()), seeds=(0,)),
     ),
     grids=ALL | ONCE, once=tuple(ONCE), seeds=(0, 1, 2), epochs=20, augment=False,

@@ -157,7 +157,7 @@ def _sparser(c: Configuration, usable: dict[str, Task]) -> list[Verdict]:
 def _reachable(c: Configuration, name: str, lam: float) -> bool:
     """Whether a group of norm one without signal falls below the threshold in the steps there are, at any depth."""
     task = next(t for t in c.tasks if t.name == name)
-    steps = c.epochs * math.ceil((task.rows or 45_000) / c.batch)
+    steps = (task.epochs or c.epochs) * math.ceil((task.rows or 45_000) / c.batch)
     lr = min([task.lr, *dict(task.gated_lr).values()])
     return dg.time_budget(lam, lr, steps, c.momentum, "cosine", THRESHOLD).reachable
 

@@ -40,7 +40,7 @@ class Task:
 
     ``rows`` limits the training pictures, ``held_out`` more of them choose λ, share and treatment. ``pool`` averages
     squares of pixels, ``blocks`` are the widths of a VGG and ``widths`` those of a ResNet-18. ``lr``: of methods
-    without gates; ``gated_lr``: by depth. ``grids`` and ``seeds`` as in the configuration, if not given here.
+    without gates; ``gated_lr``: by depth. ``epochs``, ``grids`` and ``seeds`` as in the configuration, if not given.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Task:
     lr: float = 0.1
     gated_lr: tuple[tuple[int, float], ...] = ()
     flip: bool = True
+    epochs: int | None = None
     grids: tuple[tuple[str, tuple[float, ...]], ...] = ()
     seeds: tuple[int, ...] = ()
 
@@ -212,7 +213,8 @@ def _fit(
 ) -> Watch | None:
     (_, way), lam, generator = parsed(cell["method"]), float(cell["lam"]), place.generator(cell["seed"])
     depth = depth_of(cell["method"])
-    recipe = Recipe(c.epochs, c.batch, dict(task.gated_lr).get(depth or 0, task.lr), c.momentum, bfloat16=c.bfloat16)
+    lr = dict(task.gated_lr).get(depth or 0, task.lr)
+    recipe = Recipe(task.epochs or c.epochs, c.batch, lr, c.momentum, bfloat16=c.bfloat16)
     epoch = math.ceil(len(rows.y) / c.batch)
     lams = strengths_of(units, rows.X[:1], lam, PRICE if "priced" in way else 0.0) if units else {}
     watch = Watch(net, lams, every=epoch, window=epoch, threshold=THRESHOLD) if depth else None

@@ -11,7 +11,7 @@ import numpy as np
 from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import figure, legend
 from experiments.common.statistics import by, table
-from experiments.fig07_heads.measure import THRESHOLD, Configuration, parsed
+from experiments.fig07_heads.measure import THRESHOLD, Configuration, kinds_of, parsed
 
 LOSSES = (0.01, 0.05)  # of next characters guessed right, below the dense model
 OURS = "heads and neurons, D = 3"  # the units that make a model small, at the recommended depth
@@ -32,7 +32,7 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
         method: [{**p, "seed": r["seed"], "lam": r["lam"]} for r in of for p in r["points"]]
         for method, of in runs.items()
     }
-    for kind in dict.fromkeys(parsed(method)[0] for method in c.methods):
+    for kind in kinds_of(c):
         found = [{**p, "seed": r["seed"], "lam": 0.0} for r in dense for p in r["points"] if p["kind"] == kind]
         if found:
             points[f"{kind}, dense"] = found

@@ -29,12 +29,12 @@ class Configuration:
     A method is a kind of unit and a way to choose. Kinds: ``"values"``, the value matrix of each head, as in the paper;
     ``"heads"``, its query, key and value rows with its columns of the output projection; ``"heads and neurons"``, also
     those of the networks between. Ways: ``"D = 3"`` gates, ``"direct"`` adds λ Σ ‖unit‖ to the loss, ``"dense"`` does
-    nothing. The smallest units of each can be set to zero at every one of ``ratios`` after training.
+    nothing. The smallest units of each can be set to zero at every one of ``ratios`` after training. Every method has
+    its own grid of λ: with neurons in the network less of it is needed.
     """
 
+    grids: tuple[tuple[str, tuple[float, ...]], ...]
     text: str = "shakespeare"
-    methods: tuple[str, ...] = ("values, D = 2", "values, D = 3", "values, D = 4", "values, direct", "heads, D = 3")
-    lams: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0, 100.0)
     seeds: tuple[int, ...] = (0,)
     length: int = 256
     width: int = 384
@@ -49,15 +49,15 @@ class Configuration:
     ratios: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     bfloat16: bool = False
     repeats: int = 20
-    version: int = 2
+    version: int = 3
 
 
 def cells(c: Configuration) -> list[Cell]:
-    """A dense model first, then strength by strength."""
+    """A dense model first, then method by method."""
     made: list[Cell] = []
     for seed in c.seeds:
         made.append({"method": "dense", "lam": 0.0, "seed": seed})
-        made += [{"method": method, "lam": lam, "seed": seed} for lam in c.lams for method in c.methods]
+        made += [{"method": method, "lam": lam, "seed": seed} for method, lams in c.grids for lam in lams]
     return made
 
 
@@ -67,6 +67,11 @@ def parsed(method: str) -> tuple[str, str]:
     if kind in KINDS and (way in ("direct", "dense") or way.startswith("D = ")):
         return kind, way
     raise ValueError(f"method: expected one of {KINDS} with 'D = 3' or the like, or 'direct', received {method!r}.")
+
+
+def kinds_of(c: Configuration) -> list[str]:
+    """The kinds of unit of all methods."""
+    return list(dict.fromkeys(parsed(method)[0] for method, _ in c.grids))
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ def priced(units: Units, lam: float) -> dict[str, float]:
 def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     """Train once; then the model's own zeros, and the smallest units set to zero at every ratio."""
     text = corpus(c, place)
-    kinds = dict.fromkeys(parsed(method)[0] for method in c.methods) if cell["method"] == "dense" else ()
+    kinds = kinds_of(c) if cell["method"] == "dense" else ()
     kind, way = parsed(f"{next(iter(kinds))}, dense" if kinds else cell["method"])
     torch.manual_seed(cell["seed"])
     net = GPT(text.symbols, c.length, c.width, c.layers, c.heads, c.dropout).to(place.device)

@@ -9,14 +9,14 @@ GATES = (0.02, 0.04, 0.07, 0.1, 0.15)  # of plain filters at D = 3 and 4
 UNITS = (0.01, 0.015, 0.02, 0.03, 0.05)  # of filters with their norms
 # a grid for each method: the penalties differ in scale
 ALL = {
-    "coupled, priced D = 3": UNITS, "coupled, D = 3": UNITS, "filters, D = 3": GATES,
+    "coupled, D = 3": UNITS, "filters, D = 3": GATES,
     "coupled, direct": (0.005, 0.01, 0.015, 0.02, 0.03), "filters, direct": (0.002, 0.005, 0.01, 0.02, 0.04),
     "scales, direct": (0.003, 0.01, 0.02, 0.03, 0.04), "torch-pruning": (0.001, 0.002, 0.003, 0.005, 0.01),
 }  # fmt: skip
 ONCE = {
     "filters, D = 2": (0.04, 0.1, 0.15, 0.3, 0.5), "filters, D = 4": GATES, "coupled, D = 4": UNITS,
-    "norms, D = 3": UNITS, "coupled, priced direct": ALL["coupled, direct"],
-    "coupled, anchored D = 3": (0.1, 0.2, 0.4, 0.8), "filters, D = 6": GATES[1:4], "filters, D = 8": GATES[1:4],
+    "norms, D = 3": UNITS, "coupled, priced D = 3": UNITS, "coupled, priced direct": ALL["coupled, direct"],
+    "coupled, anchored D = 3": (0.1, 0.4), "filters, D = 6": GATES[1:4], "filters, D = 8": GATES[1:4],
 }  # fmt: skip
 
 SMOKE = Configuration(
@@ -25,7 +25,6 @@ SMOKE = Configuration(
     epochs=2, augment=False, ratios=(0.5,), latency_batch=8, repeats=1,
 )  # fmt: skip
 RESNET = {
-    "coupled, priced D = 3": (0.001, 0.002, 0.004, 0.007),
     "coupled, D = 3": (0.001, 0.002, 0.004, 0.007),
     "filters, D = 3": (0.005, 0.01, 0.02, 0.04),
     "coupled, direct": (0.002, 0.005, 0.01, 0.02),
@@ -46,7 +45,7 @@ GPU_LR = ((2, 0.3), (3, 0.4), (4, 0.4))
 GPU = Configuration(
     tasks=(Task("VGG-16, CIFAR-10 of 30,000", "cifar10_30k", VGG16, gated_lr=GPU_LR),),
     grids={
-        "filters, D = 3": (5e-4, 1e-3, 2e-3), "coupled, priced D = 3": (2e-4, 5e-4, 1e-3),
+        "filters, D = 3": (5e-4, 1e-3, 2e-3), "coupled, D = 3": (2e-4, 5e-4, 1e-3),
         "filters, direct": (5e-5, 2e-4, 5e-4), "scales, direct": (5e-5, 2e-4, 5e-4),
     },
     epochs=40, bfloat16=True, ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 0.95),

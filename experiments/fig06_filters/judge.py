@@ -17,7 +17,7 @@ from experiments.fig06_filters.measure import THRESHOLD, Configuration, depth_of
 LOSSES = (0.01, 0.05, 0.10)  # of accuracy, absolute, below the dense network
 GAINS = {"flops": "FLOPs, fewer", "parameters": "parameters, fewer", "speedup": "faster"}
 TREATMENTS = ("closed", "recalibrated")  # of batch norms, those whose network can be cut
-OURS = "coupled, priced D = 3"  # named after scans of seed 0 on the pictures to choose by, before any other seed
+OURS = "coupled, D = 3"  # named beforehand: the documented units at the recommended depth
 TABLE_1 = "5 / 10 %, VGG-16 on CIFAR-10: D = 3 11.2 / 25.5, D = 4 18.9 / 49.0, direct 7.0 / 7.0, slimming 2.5 / 4.9"
 STYLE = {"filters": "-", "coupled": "--", "norms": ":", "scales": "-.", "": "-"}
 WAYS = {

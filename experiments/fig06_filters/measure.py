@@ -29,7 +29,7 @@ from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, layer
 
 THRESHOLD = FLOAT32_EPS
 BATCH = 250  # of pictures to be classified: small enough to stay in the caches
-PRICE = 0.5  # power of a channel's FLOPs in its λ where a method is "priced"; chosen on seed 0, see the README
+PRICE = 0.5  # power of the FLOPs of a channel in its λ where a method is "priced"
 PRUNED = ("filters", "coupled", "scales")  # kinds by which a dense network is pruned
 Accuracies = dict[str, dict[str, float]]  # treatment of batch norm → part of the pictures → share right
 

@@ -44,6 +44,7 @@ class Configuration:
     gate_lr: float = 0.01
     lam_low: float = 1e-6
     lam_high: float = 1e-2
+    power: float = 0.5
     batch: int = 32
     rows: int = 8000
     sentences: int = 256
@@ -192,7 +193,7 @@ class Distillation:
 def choose_by_gates(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
     """λ rises until groups with the share of parameters are below the threshold; what is missing is cut by norm."""
     until, least = round(c.choosing * c.steps), min(units.price.values())
-    lams = {name: c.lam_low * price / least for name, price in units.price.items()}
+    lams = {name: c.lam_low * (price / least) ** c.power for name, price in units.price.items()}
     optimizer = torch.optim.Adam(dg.param_groups(units.net, lams, gate_lr=c.gate_lr), lr=cell["lr"])
     decay = [group["weight_decay"] for group in optimizer.param_groups]
 

@@ -48,6 +48,11 @@ class Units:
         """Of the parameters that can leave, what these groups hold."""
         return sum(self.price[name] * int(mask.sum()) for name, mask in masks.items()) / self.whole
 
+    def gone(self, masks: Mapping[str, Tensor], kind: str) -> float:
+        """Share of the groups of a kind that a mask names."""
+        found = torch.cat([masks[name] for name in self.names[kind]])
+        return float(found.double().mean())
+
     def below(self, threshold: float, relative: bool = False) -> dict[str, Tensor]:
         """Groups whose norm is not above a threshold, or not above this share of their layer's at the start."""
         return {

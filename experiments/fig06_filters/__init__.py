@@ -6,7 +6,7 @@ from experiments.fig06_filters.judge import plots, summarise, tables, verdicts
 from experiments.fig06_filters.measure import PAPER_TASKS, Configuration, Task, cells, measure
 
 GATES = (0.02, 0.04, 0.07, 0.1, 0.15)  # of plain filters at D = 3 and 4
-UNITS = (0.01, 0.015, 0.02, 0.03, 0.05)  # of filters with their norms
+UNITS = (0.01, 0.015, 0.02, 0.03, 0.04)  # of filters with their norms
 # a grid for each method: the penalties differ in scale
 ALL = {
     "coupled, D = 3": UNITS, "filters, D = 3": GATES,

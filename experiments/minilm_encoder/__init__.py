@@ -4,10 +4,8 @@ from experiments.common.experiment import Experiment
 from experiments.minilm_encoder.judge import plots, summarise, tables, verdicts
 from experiments.minilm_encoder.measure import Configuration, cells, measure
 
-SMOKE = Configuration(
-    tiny=True, ratios=(0.5,), lrs=(1e-3,), steps=100, batch=16, gate_lr=0.1, lam_low=1e-4, lam_high=0.1, repeats=1
-)
-CPU = Configuration(steps=400, batch=24, gate_lr=0.02)
+SMOKE = Configuration(tiny=True, ratios=(0.5,), lrs=(1e-3,), steps=100, batch=16, gate_lr=0.1, lam=1e-4, repeats=1)
+CPU = Configuration(steps=400, batch=24)
 
 EXPERIMENT = Experiment(
     name="minilm_encoder",

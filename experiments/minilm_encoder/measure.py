@@ -41,10 +41,9 @@ class Configuration:
     seeds: tuple[int, ...] = (0,)
     steps: int = 3000
     choosing: float = 0.6
-    gate_lr: float = 0.01
-    lam_low: float = 1e-6
-    lam_high: float = 1e-2
-    power: float = 0.5
+    gate_lr: float = 0.02
+    lam: float = 1e-4
+    free: bool = True
     batch: int = 32
     rows: int = 8000
     sentences: int = 256
@@ -152,7 +151,6 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     depth = int(cell["method"].removeprefix("D = ")) if cell["method"].startswith("D = ") else None
     units = gated(net, example, depth)
     distil = Distillation(c, rows, place.generator(cell["seed"]))
-    choose = choose_by_gates if depth else choose_by_size
     found = choose(c, units, distil, cell) | {"left": units.left(), "choosing": distil.step}
     dg.collapse_(net)
     small, test = dg.compact(net.eval(), example), rows.parts["test"][0]
@@ -190,33 +188,19 @@ class Distillation:
                 return
 
 
-def choose_by_gates(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
-    """λ rises until groups with the share of parameters are below the threshold; what is missing is cut by norm."""
-    until, least = round(c.choosing * c.steps), min(units.price.values())
-    lams = {name: c.lam_low * (price / least) ** c.power for name, price in units.price.items()}
-    optimizer = torch.optim.Adam(dg.param_groups(units.net, lams, gate_lr=c.gate_lr), lr=cell["lr"])
-    decay = [group["weight_decay"] for group in optimizer.param_groups]
-
-    def on_step(step: int) -> bool:
-        rise = (c.lam_high / c.lam_low) ** (step / until)
-        for group, value in zip(optimizer.param_groups, decay, strict=True):
-            group["weight_decay"] = value * rise
-        return step % LOOK == 0 and units.share(units.below(THRESHOLD, relative=True)) >= cell["ratio"]
-
-    distil.run(units.net, optimizer, until, on_step)
-    gone = units.below(THRESHOLD, relative=True)
-    share = units.share(gone)
-    if share < cell["ratio"]:
-        gone = units.smallest(cell["ratio"], relative=True)
-    dg.zero_(units.net, gone)
-    return {"by_itself": round(share, 4)}
-
-
-def choose_by_size(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
-    """The smallest norms beside those of their layer at the start, at once or by a cubic schedule."""
-    until = round(c.choosing * c.steps)
-    if cell["method"] == "gradual magnitude":
-        optimizer = torch.optim.Adam([p for p in units.net.parameters() if p.requires_grad], lr=cell["lr"])
+def choose(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
+    """The smallest norms beside those of their layer at the start: at once, or more and more of them."""
+    until, gated = round(c.choosing * c.steps), cell["method"].startswith("D = ")
+    if cell["method"] != "magnitude":
+        least = min(units.price.values())
+        lams = {name: c.lam * (price / least) ** 0.5 for name, price in units.price.items()}
+        own = [p for p in units.net.parameters() if p.requires_grad]
+        groups = dg.param_groups(units.net, lams, gate_lr=c.gate_lr) if gated else own
+        if gated and c.free:
+            for g in groups:
+                if g["dgating"] == "omega":
+                    g["weight_decay"] = 0.0
+        optimizer = torch.optim.Adam(groups, lr=cell["lr"])
 
         def on_step(step: int) -> bool:
             if step % LOOK == 0:
@@ -225,8 +209,9 @@ def choose_by_size(c: Configuration, units: Units, distil: Distillation, cell: C
             return False
 
         distil.run(units.net, optimizer, until, on_step)
+    alive = units.share(units.below(THRESHOLD, relative=True))
     dg.zero_(units.net, units.smallest(cell["ratio"], relative=True))
-    return {}
+    return {"by_itself": round(alive, 4)} if gated else {}
 
 
 def similarity(net: nn.Module, inputs: Inputs, wanted: Tensor) -> dict[str, float]:

@@ -13,11 +13,9 @@ from experiments.common.units import Units
 from experiments.minilm_encoder import EXPERIMENT
 from experiments.minilm_encoder.judge import at_level, summarise, verdicts
 from experiments.minilm_encoder.measure import (
-    THRESHOLD,
     Configuration,
     Distillation,
-    choose_by_gates,
-    choose_by_size,
+    choose,
     embeddings,
     gated,
     lines,
@@ -75,15 +73,10 @@ def test_embeddings_do_not_depend_on_the_batch() -> None:
 # choosing
 
 
-def test_shares_are_of_parameters() -> None:
+def test_prices_are_parameters() -> None:
     """A head of width 8 in 32: three times (32 + 1) x 8 and 32 x 8 of the output; a neuron: 32 + 1 and 32."""
     units = _units(None)
-    head, neuron = 4 * 32 * 8 + 3 * 8, 32 + 1 + 32
-    assert sorted(set(units.price.values())) == [neuron, head]
-    assert units.whole == HEADS * head + NEURONS * neuron
-    first, layer = units.names["heads"][0], units.names["neurons"][0]
-    some = {first: torch.tensor([True, False, False, True]), layer: torch.arange(64) < 3}
-    assert units.share(some) == pytest.approx((2 * head + 3 * neuron) / units.whole)
+    assert sorted(set(units.price.values())) == [32 + 1 + 32, 4 * 32 * 8 + 3 * 8]
 
 
 @pytest.mark.parametrize("relative", [False, True])
@@ -93,7 +86,6 @@ def test_the_smallest_of_heads_and_of_neurons(ratio: float, relative: bool) -> N
     with torch.no_grad():
         units.net.encoder.layer[0].intermediate.dense.parametrizations.weight.original.mul_(3)  # type: ignore[union-attr,index]
     norms, masks = dg.group_norms(units.net), units.smallest(ratio, relative)
-    assert units.share(masks) == pytest.approx(ratio)
     for names in units.names.values():
         gone = torch.cat([masks[name] for name in names])
         sizes = torch.cat([norms[name] / (units.scale[name] if relative else 1) for name in names])
@@ -102,41 +94,24 @@ def test_the_smallest_of_heads_and_of_neurons(ratio: float, relative: bool) -> N
             assert sizes[gone].max() <= sizes[~gone].min()
 
 
-def test_gates_remove_with_lam_and_hardly_without() -> None:
-    shares = []
-    for lams in ({"lam_low": 1e-9, "lam_high": 1e-9}, {}):
-        distil, units = _distillation(**lams), _units(3)
-        found = choose_by_gates(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5})
-        shares.append(found["by_itself"])
-        assert units.share(units.below(0.0)) >= 0.48  # without, the share was cut by norm
-        assert distil.step <= round(distil.c.choosing * distil.c.steps)
-    assert shares[0] < 0.02
-    assert shares[1] >= 0.5
-
-
-def test_what_gates_remove_is_below_the_threshold() -> None:
-    distil, units, norms = _distillation(), _units(3), {}
-    before = dg.zero_
-
-    def spy(net: Any, masks: Any) -> Any:
-        norms.update(dg.group_norms(net))
-        return before(net, masks)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dg, "zero_", spy)
-        choose_by_gates(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5})
-    for name, left in dg.group_norms(units.net).items():
-        assert torch.equal(left == 0, norms[name] <= THRESHOLD * units.scale[name])
-
-
-@pytest.mark.parametrize("method", ["magnitude", "gradual magnitude"])
-def test_magnitude_keeps_what_it_removed_at_zero(method: str) -> None:
-    distil, units = _distillation(), _units(None)
-    choose_by_size(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5, "method": method})
+@pytest.mark.parametrize("method", SMOKE.methods)
+def test_what_was_removed_stays_zero(method: str) -> None:
+    distil, units = _distillation(), _units(3 if method == "D = 3" else None)
+    choose(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5, "method": method})
     left = units.left()
     assert sum(left["heads"]) == HEADS // 2
     assert sum(left["neurons"]) == NEURONS // 2
     assert distil.step == (0 if method == "magnitude" else round(0.6 * distil.c.steps))
+
+
+def test_lam_takes_part_in_the_choice() -> None:
+    """With a large λ other units go than by magnitude alone, heads and neurons as many."""
+    found = []
+    for lam in (1e-9, 1.0):
+        distil, units = _distillation(lam=lam, gate_lr=0.02), _units(3)
+        choose(distil.c, units, distil, {"lr": 1e-3, "ratio": 0.5, "method": "D = 3"})
+        found.append({name: norms == 0 for name, norms in dg.group_norms(units.net).items()})
+    assert any(not torch.equal(a, b) for a, b in zip(found[0].values(), found[1].values(), strict=True))
 
 
 @pytest.mark.parametrize("method", SMOKE.methods)

@@ -38,27 +38,14 @@ class Units:
         self.price = {
             g.name: float(g.sizes.double().mean()) + more.get(kind, 0) for kind, of in kinds.items() for g in of
         }
-        self.whole = sum(self.price[g.name] * len(g) for of in kinds.values() for g in of)
         if depth is None:
             for unit in units(net):
                 unit.gamma.requires_grad_(False)
         self.scale = {name: norms.square().mean().sqrt() for name, norms in dg.group_norms(net).items()}
 
-    def share(self, masks: Mapping[str, Tensor]) -> float:
-        """Of the parameters that can leave, what these groups hold."""
-        return sum(self.price[name] * int(mask.sum()) for name, mask in masks.items()) / self.whole
-
-    def gone(self, masks: Mapping[str, Tensor], kind: str) -> float:
-        """Share of the groups of a kind that a mask names."""
-        found = torch.cat([masks[name] for name in self.names[kind]])
-        return float(found.double().mean())
-
-    def below(self, threshold: float, relative: bool = False) -> dict[str, Tensor]:
-        """Groups whose norm is not above a threshold, or not above this share of their layer's at the start."""
-        return {
-            name: norms <= threshold * (self.scale[name] if relative else 1.0)
-            for name, norms in dg.group_norms(self.net).items()
-        }
+    def below(self, threshold: float) -> dict[str, Tensor]:
+        """Groups whose norm is not above a threshold."""
+        return {name: norms <= threshold for name, norms in dg.group_norms(self.net).items()}
 
     def smallest(self, ratio: float, relative: bool = False, keep: int = 0) -> dict[str, Tensor]:
         """This share of the groups of each kind, over all layers: the smallest norms (or beside their layer's).

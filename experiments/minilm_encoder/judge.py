@@ -91,14 +91,11 @@ def tables(c: Configuration, summary: Summary) -> str:
     ]  # fmt: skip
     head = ["method", "share to go", "step size", "heads left", "neurons left", "parameters left in the layers",
             "all parameters", "FLOPs, fewer", "faster", "correlation when cut", "correlation", "cosine"]  # fmt: skip
-    gated = [p for m, points in summary.items() if m.startswith("D = ") for p in points]
-    whole = sum(p["by_itself"] >= p["ratio"] for p in gated)
     return (
         "Test sentences: rank correlation of the similarities of all pairs with those of the original, and mean "
         "cosine. Of several step sizes the one that is best on other sentences. Size and speed are those of the "
         "compact encoder; its outputs are those of the one with zeros"
         + (f" up to {max(p['difference'] for v in summary.values() for p in v):.0e}" if summary else "")
-        + (f". Gates alone reached the share in {whole} of {len(gated)} encoders" if gated else "")
         + f":\n\n{table(head, rows)}"
     )
 

@@ -18,8 +18,7 @@ from experiments.common import minilm
 from experiments.common.experiment import Cell, Place
 from experiments.common.units import Units
 
-THRESHOLD = 1e-3  # of the root mean square of a layer's norms at the start, as in dgating.path
-LOOK = 5  # steps between two looks at what is gone
+LOOK = 5  # steps between two removals
 Inputs = dict[str, Tensor]
 
 
@@ -27,11 +26,12 @@ Inputs = dict[str, Tensor]
 class Configuration:
     """Beyond the paper. Every cell takes ``steps`` steps of distillation, whatever the method.
 
-    ``ratio`` is a share of the parameters in heads and neurons. All methods choose within the first ``choosing`` part
-    of the steps, then what they chose is cut out and the compact encoder goes on. ``"D = 3"`` is gated with ω the
-    pretrained weight and all gates one; groups are priced by their parameters, and λ rises from ``lam_low`` to
-    ``lam_high`` until the share is gone. ``"magnitude"`` takes out the smallest at the start, ``"gradual magnitude"``
-    more and more of the smallest. The loss is the mean of 1 - cos(embedding, embedding of the original).
+    ``ratio`` is a share of the heads and of the neurons. All methods choose within the first ``choosing`` part of the
+    steps, then what they chose is cut out and the compact encoder goes on. ``"magnitude"`` takes out the smallest at
+    the start, ``"gradual magnitude"`` more and more of the smallest while it trains. ``"D = 3"`` does the same with
+    gated units, ω the pretrained weight and all gates one: λ and the loss decide which norms are the smallest. λ is
+    that of a neuron, and grows with the square root of a unit's parameters. The loss is the mean of
+    1 - cos(embedding, embedding of the original).
     """
 
     text: str = "tinyshakespeare"
@@ -41,15 +41,14 @@ class Configuration:
     seeds: tuple[int, ...] = (0,)
     steps: int = 3000
     choosing: float = 0.6
-    gate_lr: float = 0.02
-    lam: float = 1e-4
-    free: bool = True
+    gate_lr: float = 3e-3
+    lam: float = 1e-5
     batch: int = 32
     rows: int = 8000
     sentences: int = 256
     tiny: bool = False
     repeats: int = 20
-    version: int = 2
+    version: int = 3
 
 
 def cells(c: Configuration) -> list[Cell]:
@@ -151,7 +150,8 @@ def measure(c: Configuration, cell: Cell, place: Place) -> dict[str, Any]:
     depth = int(cell["method"].removeprefix("D = ")) if cell["method"].startswith("D = ") else None
     units = gated(net, example, depth)
     distil = Distillation(c, rows, place.generator(cell["seed"]))
-    found = choose(c, units, distil, cell) | {"left": units.left(), "choosing": distil.step}
+    choose(c, units, distil, cell)
+    found: dict[str, Any] = {"left": units.left()}
     dg.collapse_(net)
     small, test = dg.compact(net.eval(), example), rows.parts["test"][0]
     found["difference"] = float((embeddings(small, test) - embeddings(net, test)).abs().max())
@@ -169,9 +169,9 @@ class Distillation:
 
     def run(
         self, net: nn.Module, optimizer: torch.optim.Optimizer, until: int,
-        on_step: Callable[[int], bool] = lambda step: False,
+        on_step: Callable[[int], None] = lambda step: None,
     ) -> None:  # fmt: skip
-        """Train until a step of the clock, or until ``on_step`` says that it is enough."""
+        """Train until a step of the clock."""
         base = [group["lr"] for group in optimizer.param_groups]
         net.eval()  # no dropout: the targets are exact
         while self.step < until:
@@ -184,34 +184,25 @@ class Distillation:
             loss.backward()
             optimizer.step()
             self.step += 1
-            if on_step(self.step):
-                return
+            on_step(self.step)
 
 
-def choose(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> dict[str, Any]:
-    """The smallest norms beside those of their layer at the start: at once, or more and more of them."""
-    until, gated = round(c.choosing * c.steps), cell["method"].startswith("D = ")
-    if cell["method"] != "magnitude":
+def choose(c: Configuration, units: Units, distil: Distillation, cell: Cell) -> None:
+    """Set the smallest units to zero: norms beside those of their layer at the start, at once or more and more."""
+    until, method = round(c.choosing * c.steps), cell["method"]
+    if method != "magnitude":
         least = min(units.price.values())
         lams = {name: c.lam * (price / least) ** 0.5 for name, price in units.price.items()}
         own = [p for p in units.net.parameters() if p.requires_grad]
-        groups = dg.param_groups(units.net, lams, gate_lr=c.gate_lr) if gated else own
-        if gated and c.free:
-            for g in groups:
-                if g["dgating"] == "omega":
-                    g["weight_decay"] = 0.0
-        optimizer = torch.optim.Adam(groups, lr=cell["lr"])
+        groups = dg.param_groups(units.net, lams, gate_lr=c.gate_lr) if method.startswith("D = ") else own
 
-        def on_step(step: int) -> bool:
+        def on_step(step: int) -> None:
             if step % LOOK == 0:
                 share = cell["ratio"] * (1 - (1 - step / until) ** 3)
                 dg.zero_(units.net, units.smallest(share, relative=True))
-            return False
 
-        distil.run(units.net, optimizer, until, on_step)
-    alive = units.share(units.below(THRESHOLD, relative=True))
+        distil.run(units.net, torch.optim.Adam(groups, lr=cell["lr"]), until, on_step)
     dg.zero_(units.net, units.smallest(cell["ratio"], relative=True))
-    return {"by_itself": round(alive, 4)} if gated else {}
 
 
 def similarity(net: nn.Module, inputs: Inputs, wanted: Tensor) -> dict[str, float]:

@@ -25,12 +25,12 @@ SMOKE = Configuration(
     epochs=2, augment=False, ratios=(0.5,), latency_batch=8, repeats=1,
 )  # fmt: skip
 RESNET = {
-    "coupled, D = 3": (0.001, 0.002, 0.004, 0.007),
-    "filters, D = 3": (0.005, 0.01, 0.02, 0.04),
-    "coupled, direct": (0.002, 0.005, 0.01, 0.02),
-    "filters, direct": (0.001, 0.003, 0.01, 0.02),
-    "scales, direct": (0.002, 0.005, 0.01, 0.02),
-    "torch-pruning": (3e-4, 1e-3, 2e-3, 4e-3),
+    "coupled, D = 3": (0.001, 0.002, 0.004, 0.007, 0.012),
+    "filters, D = 3": (0.005, 0.01, 0.02, 0.03, 0.04),
+    "coupled, direct": (0.002, 0.005, 0.01, 0.015, 0.02),
+    "filters, direct": (0.001, 0.003, 0.006, 0.01, 0.02),
+    "scales, direct": (0.002, 0.005, 0.01, 0.015, 0.02),
+    "torch-pruning": (3e-4, 1e-3, 2e-3, 3e-3, 4e-3),
 }
 CPU = Configuration(
     tasks=(

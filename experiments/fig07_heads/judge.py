@@ -78,6 +78,8 @@ def _never(summary: Summary) -> list[Verdict]:
         f"fewest of {summary['heads']} heads above {THRESHOLD:g} at any λ: {alive} (direct), "
         + ", ".join(f"{n} ({m})" for m, n in fewest.items()),
         status(alive == summary["heads"] and all(good), alive == summary["heads"] or any(good)),
+        "" if alive == summary["heads"] else
+        "a norm that is pulled across zero hovers about it at the size of a step, and a cosine takes that to zero",
     )]  # fmt: skip
 
 

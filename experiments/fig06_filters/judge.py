@@ -165,7 +165,7 @@ def _reachable(c: Configuration, name: str, lam: float) -> bool:
 
 def _deep(usable: dict[str, Task]) -> list[Verdict]:
     name, task = next(iter(usable.items()))
-    deep = [m for m in task["points"] if m.startswith("filters") and (depth_of(m.partition(" by ")[0]) or 0) > 4]
+    deep = [m for m in task["points"] if m.startswith("filters") and (depth_of(m) or 0) > 4]
     if not deep or "filters, D = 4" not in task["points"]:
         return []
     first = min(task["dense"])

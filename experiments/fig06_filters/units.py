@@ -85,10 +85,12 @@ def strengths_of(units: Units, example: Tensor, lam: float, power: float) -> dic
 
     With power 0 all layers have the same λ, as in the paper. With 1 the penalty counts FLOPs.
     """
+    if not power:
+        return dict.fromkeys(units.price, lam)
     sizes = {name: len(norms) for name, norms in dg.group_norms(units.net).items()}
-    rates = {name: cost**power for name, cost in flops_of_a_channel(units, example).items()} if power else {}
-    mean = sum(rates[name] * size for name, size in sizes.items()) / sum(sizes.values()) if power else 1.0
-    return {name: lam * rates.get(name, 1.0) / mean for name in sizes}
+    rates = {name: cost**power for name, cost in flops_of_a_channel(units, example).items()}
+    mean = sum(rates[name] * size for name, size in sizes.items()) / sum(sizes.values())
+    return {name: lam * rate / mean for name, rate in rates.items()}
 
 
 def flops_of_a_channel(units: Units, example: Tensor) -> dict[str, float]:

@@ -28,7 +28,7 @@ from experiments.common.networks import accuracy, lenet
 from experiments.common.plots import band, figure
 from experiments.common.registry import experiment, names
 from experiments.common.runner import run
-from experiments.common.statistics import by, mean_and_error, shown, table
+from experiments.common.statistics import by, cost_at, frontier, mean_and_error, shown, table
 from experiments.common.training import Recipe, train
 from experiments.common.watch import Watch, settled
 from experiments.fig03_dynamics.judge import _tenth
@@ -212,6 +212,15 @@ def test_mean_and_error() -> None:
     assert table(["a", "b"], [[1, 2]]) == "| a | b |\n|---|---|\n| 1 | 2 |"
     records = [Record({"a": i % 2}, {}, 0.0) for i in range(4)]
     assert {k: len(v) for k, v in by(records, lambda cell: cell["a"]).items()} == {0: 2, 1: 2}
+
+
+def test_what_a_quality_costs_is_linear_on_the_frontier() -> None:
+    points = [(0.8, 0.93), (0.3, 0.94), (1.0, 1.0), (0.1, 0.7), (0.1, 0.6)]
+    assert frontier(points) == [(0.1, 0.6), (0.1, 0.7), (0.3, 0.94), (1.0, 1.0)]
+    assert cost_at(0.94, points) == pytest.approx(0.3)
+    assert cost_at(0.82, points) == pytest.approx(0.2)  # half of the way
+    assert cost_at(0.97, points) == pytest.approx(0.65)
+    assert (cost_at(0.1, points), cost_at(2.0, points)) == (0.1, 1.0)  # nothing cheaper, nothing better is there
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,16 @@ from experiments.common.experiment import Place, Record
 from experiments.common.gpt import GPT, Attention, encoded, excerpts
 from experiments.fig07_heads import EXPERIMENT
 from experiments.fig07_heads.judge import COSTS, chosen, summarise, verdicts
-from experiments.fig07_heads.measure import KINDS, Configuration, corpus, gated, parsed, priced, scores
+from experiments.fig07_heads.measure import (
+    KINDS,
+    Configuration,
+    corpus,
+    gated,
+    optimizer_of,
+    parsed,
+    priced,
+    scores,
+)
 
 SMOKE: Configuration = EXPERIMENT.configurations["smoke"]
 LENGTH = 12
@@ -123,6 +132,16 @@ def test_fixed_gates_train_the_weights_alone() -> None:
     torch.testing.assert_close(units.without({})(text), plain(text))
 
 
+def test_quick_gates_step_farther() -> None:
+    units = gated(_net(), torch.randint(7, (2, LENGTH)), "heads and neurons", 3)
+    c, lams = Configuration(grids=(), lr=0.25, quick=8.0), dict.fromkeys(units.price, 0.3)
+    for way, expected in (("quick D = 3", 2.0), ("D = 3", 0.25)):
+        groups = optimizer_of(c, units.net, lams, way).param_groups
+        assert {g["lr"] for g in groups if g["dgating"] == "gates"} == {expected}
+        assert {g["lr"] for g in groups if g["dgating"] != "gates"} == {0.25}
+        assert {g["weight_decay"] for g in groups if g["dgating"] != "rest"} == {2 * 0.3 / 3}
+
+
 def test_prices_are_the_same_for_a_parameter() -> None:
     units = gated(_net(), torch.randint(7, (2, LENGTH)), "heads and neurons", 3)
     lams = priced(units, 0.2)
@@ -150,7 +169,8 @@ def test_scores_by_hand() -> None:
 def test_names_of_methods() -> None:
     assert parsed("heads and neurons, D = 3") == ("heads and neurons", "D = 3")
     assert parsed("values, direct") == ("values", "direct")
-    for wrong in ("neurons, D = 3", "values", "values, magic"):
+    assert parsed("values, quick D = 3") == ("values", "quick D = 3")
+    for wrong in ("neurons, D = 3", "values", "values, magic", "values, quick direct", "values, D = 33"):
         with pytest.raises(ValueError, match="expected one of"):
             parsed(wrong)
 
@@ -181,8 +201,9 @@ def _record(method: str, lam: float, *points: tuple[int, float, float], norms: l
 
 def _statuses(records: list[Record]) -> list[str]:
     c = Configuration(
-        grids=tuple((m, ()) for m in ("values, D = 3", "values, direct", "heads and neurons, D = 3")), layers=1, heads=4
-    )
+        grids=tuple((m, ()) for m in ("values, D = 3", "values, direct", "heads and neurons, quick D = 3")),
+        layers=1, heads=4,
+    )  # fmt: skip
     return [v.status for v in verdicts(c, summarise(c, records))]
 
 
@@ -196,15 +217,15 @@ def test_verdicts_by_hand() -> None:
     gates = [
         _record("values, D = 3", 0.1, (3, 0.60, 0.9), norms=[1.0, 1.0, 1.0, 1e-6]),
         _record("values, D = 3", 1.0, (1, 0.58, 0.8), norms=[1.0, 1e-6, 1e-6, 1e-6]),
-        _record("heads and neurons, D = 3", 0.1, (3, 0.595, 0.6)),
-        _record("heads and neurons, D = 3", 1.0, (1, 0.56, 0.3)),
+        _record("heads and neurons, quick D = 3", 0.1, (3, 0.595, 0.6)),
+        _record("heads and neurons, quick D = 3", 1.0, (1, 0.56, 0.3)),
     ]
     assert _statuses([dense, *direct, *gates]) == ["reproduced"] * 6
     bad = [
         _record("values, D = 3", 0.1, (4, 0.60, 0.9)),
         _record("values, D = 3", 1.0, (4, 0.20, 0.8)),
-        _record("heads and neurons, D = 3", 0.1, (3, 0.40, 0.6)),
-        _record("heads and neurons, D = 3", 1.0, (3, 0.30, 0.6)),
+        _record("heads and neurons, quick D = 3", 0.1, (3, 0.40, 0.6)),
+        _record("heads and neurons, quick D = 3", 1.0, (3, 0.30, 0.6)),
     ]
     dead = [_record("values, direct", lam, (3, 0.59, 0.5), norms=[1.0, 1.0, 1.0, 1e-6]) for lam in (0.1, 9.0)]
     assert _statuses([dense, *dead, *bad]) == ["not reproduced"] * 6

@@ -1,4 +1,4 @@
-"""Means and standard errors over seeds."""
+"""Means and standard errors over seeds, what a level of quality costs, tables."""
 
 from __future__ import annotations
 
@@ -24,6 +24,26 @@ def shown(values: Iterable[float], digits: int = 3) -> str:
     """``mean ± standard error``."""
     mean, error = mean_and_error(values)
     return f"{mean:.{digits}f}" if math.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, quality), from cheap to dear: those that are better than every cheaper one."""
+    best, kept = -math.inf, []
+    for cost, quality in sorted(points):
+        if quality > best:
+            best = quality
+            kept.append((cost, quality))
+    return kept
+
+
+def cost_at(level: float, points: Iterable[tuple[float, float]]) -> float:
+    """The cost of this quality, linear between the points of the frontier.
+
+    It does not depend on whether a point of a coarse grid just meets the level. At most the cost of the best point, at
+    least that of the cheapest.
+    """
+    costs, qualities = zip(*frontier(points), strict=True)
+    return float(np.interp(level, qualities, costs))
 
 
 def by(records: Sequence[Record], key: Callable[[dict[str, Any]], Key]) -> dict[Key, list[Record]]:

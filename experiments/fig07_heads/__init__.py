@@ -9,6 +9,8 @@ UNITS = (3e-4, 1e-3, 2e-3, 4e-3, 1e-2)
 CPU_GRIDS = {
     "values, D = 3": VALUES, "heads and neurons, D = 3": UNITS, "values, direct": (1e-3, 1e-2, 0.1, 1.0, 10.0),
     "heads and neurons, direct": UNITS, "values, D = 2": VALUES, "values, D = 4": VALUES, "heads, D = 3": VALUES,
+    "heads and neurons, quick D = 3": (3e-5, 1e-4, 3e-4, 1e-3, 2e-3),
+    "values, quick D = 3": (1e-4, 3e-4, 1e-3, 2e-3, 4e-3),
 }  # fmt: skip
 WIDE = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0, 100.0)  # the ends are the paper's
 SMOKE = Configuration(

@@ -61,7 +61,10 @@ def _time(claim: str, rows: list[Row], paper: str = "0 to 30 %") -> Verdict:
     found = [(r, d, v["ratio"][1]) for r in rows for d, v in r["depths"].items() if d > 1]
     below = [ratio < LIMIT for *_, ratio in found]
     words = {m: [ratio for r, _, ratio in found if r["model"] == m] for m in dict.fromkeys(r["model"] for r in rows)}
-    over = [f"{r['model']}, batch {r['batch']}, D = {d}: {100 * (v - 1):+.0f} %" for r, d, v in found if v >= LIMIT]
+    over = [
+        f"{r['model']}, batch {r['batch']}, D = {d}: {100 * (v - 1):+.0f} % of {r['depths'][1]['ms']:.2g} ms"
+        for r, d, v in found if v >= LIMIT
+    ]  # fmt: skip
     return Verdict(
         claim, paper,
         f"median ratios of a step below {LIMIT:g} in {sum(below)} of {len(found)} settings: "
@@ -131,8 +134,10 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
     models = list(dict.fromkeys(r["model"] for r in summary["rows"]))
     if not models:
         return {}
-    made, panels = figure(columns=len(models), sharey=True)
-    for panel, model in zip(panels[0], models, strict=True):
+    made, panels = figure(columns=2, rows=(len(models) + 1) // 2, sharey=True)
+    for panel in panels.flat[len(models) :]:
+        panel.remove()
+    for panel, model in zip(panels.flat, models, strict=False):
         for compiled, style in ((False, "-"), (True, "none")):
             mine = [r for r in summary["rows"] if r["model"] == model and r["compiled"] == compiled]
             for d in sorted({d for r in mine for d in r["depths"]} - {1}):
@@ -144,6 +149,10 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
         panel.axhline(LIMIT, color="k", lw=0.7, ls=":")
         panel.axvline(MODELS[model].usual, color="k", lw=0.5, ls=":")
         panel.set(xscale="log", xlabel="batch size", title=model)
-    panels[0, 0].set_ylabel("time of a step, gated over ungated")
+        sizes = sorted({r["batch"] for r in summary["rows"] if r["model"] == model})
+        panel.set_xticks(sizes, [str(n) for n in sizes])
+        panel.minorticks_off()
+    for row in panels:
+        row[0].set_ylabel("gated over ungated, time")
     legend(made, panels)
     return {"overhead": made}

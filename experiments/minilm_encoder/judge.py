@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure, legend
-from experiments.common.statistics import by, table
+from experiments.common.statistics import by, cost_at, table
 from experiments.minilm_encoder.measure import Configuration
 
 LEVELS = (0.98, 0.95, 0.9, 0.8)  # of the correlation of similarities
@@ -34,23 +34,12 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
 def at_level(points: Sequence[Point], level: float, cost: Callable[[Point], float]) -> float:
     """The cost at which the correlation, on the sentences to choose by, is ``level``; mean over seeds.
 
-    Linear between the measured encoders that no cheaper one reaches; the original costs one and has correlation one.
+    Linear between the measured encoders; the original costs one and has correlation one.
     """
-    found = []
-    for seed in {p["seed"] for p in points}:
-        measured = sorted((cost(p), p["validation"]["spearman"]) for p in points if p["seed"] == seed)
-        costs, likeness = zip(*_frontier([*measured, (1.0, 1.0)]), strict=True)
-        found.append(float(np.interp(level, likeness, costs)))
-    return float(np.mean(found))
-
-
-def _frontier(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """By increasing cost those that are better than every cheaper one."""
-    best = -np.inf
-    for cost, likeness in points:
-        if likeness > best:
-            best = likeness
-            yield cost, likeness
+    measured = {p["seed"]: [(1.0, 1.0)] for p in points}
+    for p in points:
+        measured[p["seed"]].append((cost(p), p["validation"]["spearman"]))
+    return float(np.mean([cost_at(level, of) for of in measured.values()]))
 
 
 def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:

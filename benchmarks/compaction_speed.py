@@ -1,6 +1,6 @@
 """How much of the saved arithmetic becomes saved time: models of realistic size, before and after compaction.
 
-A quarter and a half of the neurons, heads and channels of each model are set to zero and compacted away, of the two
+A quarter and a half of the neurons, heads and channels of each model are set to zero and compacted away, of the
 plain convolutional networks also four fifths and nine tenths. Stored are the ratios of parameters, FLOPs and latency
 (medians of calls that take turns). Where less than ``EXPECTED`` of the FLOP speed-up arrives as latency, the times of
 the operators are stored, too.
@@ -23,8 +23,10 @@ from torch import Tensor, nn
 import dgating as dg
 from benchmarks._common import environment, store
 from benchmarks.zoo import FAMILIES, _hf, plain_conv, randomise_, text, vision
+from benchmarks.zoo._conv import chain
 from benchmarks.zoo._family import images, tokens
 from benchmarks.zoo._zero import Task
+from experiments.common.convnets import vgg
 
 SHARES = (0.25, 0.5)
 MORE = (*SHARES, 0.8, 0.9)
@@ -67,6 +69,18 @@ def vgg_channels(m: Any) -> Any:
     *units, _ = plain_conv.vgg_channels(m)  # the last channels have one pixel each here
     convs, norms = ([x for x in m.features if isinstance(x, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d))
     return [*units, plain_conv.channels([convs[-1], norms[-1]], [m.classifier[0]])]
+
+
+def narrow_vgg() -> nn.Module:
+    """That of ``experiments/fig06_filters`` at scale ``cpu``."""
+    return vgg(((32, 32), (64, 64), (128, 128)), hidden=128, classes=10, inputs=1, side=14)
+
+
+def narrow_vgg_units(m: Any) -> Any:
+    convs, norms, linear = ([x for x in m if isinstance(x, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d, nn.Linear))
+    yield from chain(*([conv, norm] for conv, norm in zip(convs, norms, strict=True)))
+    yield plain_conv.channels([convs[-1], norms[-1]], [linear[0]])
+    yield plain_conv.neurons(*linear)
 
 
 def resnet() -> nn.Module:
@@ -126,6 +140,9 @@ CASES = {
     ),
     "VGG-16-BN, 32 x 32": Case(
         Vgg, lambda g: (images(g, batch=8),), (Task(vgg_channels), Task(plain_conv.vgg_neurons)), MORE
+    ),
+    "VGG-6 of Fig. 6, 14 x 14": Case(
+        narrow_vgg, lambda g: (images(g, size=14, channels=1, batch=256),), (Task(narrow_vgg_units),), MORE
     ),
     "ResNet-18, 64 x 64": Case(resnet, pixels(64, 8), (Task(vision.resnet_channels),), MORE),
     "MobileNetV2, 96 x 96": Case(mobilenet, pixels(96, 4), (Task(vision.mobilenet_v2_channels),)),

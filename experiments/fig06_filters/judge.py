@@ -241,6 +241,8 @@ def _time(usable: dict[str, Task]) -> list[Verdict]:
     return [Verdict(
         "a FLOP less is time less: measured speed-up over that in FLOPs at least 0.6 (ours)", "theoretical FLOPs only",
         "; ".join(words), status(all(good), any(good)),
+        "" if all(good) else "narrow convolutions compute at a lower rate; pooling and norms shrink with the width, "
+        "not with its square (operators: benchmarks/README.md)",
     )]  # fmt: skip
 
 

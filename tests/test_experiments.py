@@ -216,7 +216,7 @@ def test_mean_and_error() -> None:
 
 def test_what_a_quality_costs_is_linear_on_the_frontier() -> None:
     points = [(0.8, 0.93), (0.3, 0.94), (1.0, 1.0), (0.1, 0.7), (0.1, 0.6)]
-    assert frontier(points) == [(0.1, 0.6), (0.1, 0.7), (0.3, 0.94), (1.0, 1.0)]
+    assert frontier(points) == [(0.1, 0.7), (0.3, 0.94), (1.0, 1.0)]
     assert cost_at(0.94, points) == pytest.approx(0.3)
     assert cost_at(0.82, points) == pytest.approx(0.2)  # half of the way
     assert cost_at(0.97, points) == pytest.approx(0.65)

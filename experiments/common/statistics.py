@@ -29,7 +29,7 @@ def shown(values: Iterable[float], digits: int = 3) -> str:
 def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
     """Of (cost, quality), from cheap to dear: those that are better than every cheaper one."""
     best, kept = -math.inf, []
-    for cost, quality in sorted(points):
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
         if quality > best:
             best = quality
             kept.append((cost, quality))

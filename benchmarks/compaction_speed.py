@@ -1,7 +1,7 @@
 """How much of the saved arithmetic becomes saved time: models of realistic size, before and after compaction.
 
-A quarter and a half of the neurons, heads and channels of each model are set to zero and compacted away, of the
-plain convolutional networks also four fifths and nine tenths. Stored are the ratios of parameters, FLOPs and latency
+A quarter and a half of the neurons, heads and channels of each model are set to zero and compacted away, of the plain
+convolutional networks also four fifths and nine tenths. Stored are the ratios of parameters, FLOPs and latency
 (medians of calls that take turns). Where less than ``EXPECTED`` of the FLOP speed-up arrives as latency, the times of
 the operators are stored, too.
 
@@ -22,16 +22,15 @@ from torch import Tensor, nn
 
 import dgating as dg
 from benchmarks._common import environment, store
-from benchmarks.zoo import FAMILIES, _hf, plain_conv, randomise_, text, vision
+from benchmarks.zoo import FAMILIES, _hf, randomise_, text, vision
 from benchmarks.zoo._conv import chain
 from benchmarks.zoo._family import images, tokens
-from benchmarks.zoo._zero import Task
-from experiments.common.convnets import vgg
+from benchmarks.zoo._zero import Task, channels, neurons
+from experiments.common.convnets import VGG16, vgg
 
 SHARES = (0.25, 0.5)
 MORE = (*SHARES, 0.8, 0.9)
 EXPECTED = 0.6  # latency speed-up over FLOP speed-up
-VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,9 @@ class Case:
     shares: tuple[float, ...] = SHARES
 
 
-class Vgg(nn.Module):
-    """VGG-16 with batch norm for pictures of 32 x 32, with two hidden layers of 512 behind it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        width = 3
-        for item in VGG:
-            if isinstance(item, str):
-                layers.append(nn.MaxPool2d(2))
-            else:
-                layers += [nn.Conv2d(width, item, 3, padding=1), nn.BatchNorm2d(item), nn.ReLU(inplace=True)]
-                width = item
-        self.features = nn.Sequential(*layers)
-        hidden = [nn.Linear(512, 512), nn.ReLU(), nn.Dropout(), nn.Linear(512, 512), nn.ReLU(), nn.Dropout()]
-        self.classifier = nn.Sequential(*hidden, nn.Linear(512, 10))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.classifier(self.features(x).flatten(1))
-
-
-def vgg_channels(m: Any) -> Any:
-    *units, _ = plain_conv.vgg_channels(m)  # the last channels have one pixel each here
-    convs, norms = ([x for x in m.features if isinstance(x, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d))
-    return [*units, plain_conv.channels([convs[-1], norms[-1]], [m.classifier[0]])]
+def wide_vgg() -> nn.Module:
+    """VGG-16 of the paper."""
+    return vgg(VGG16, hidden=512, classes=10, inputs=3, side=32)
 
 
 def narrow_vgg() -> nn.Module:
@@ -76,11 +53,11 @@ def narrow_vgg() -> nn.Module:
     return vgg(((32, 32), (64, 64), (128, 128)), hidden=128, classes=10, inputs=1, side=14)
 
 
-def narrow_vgg_units(m: Any) -> Any:
+def vgg_units(m: Any) -> Any:
     convs, norms, linear = ([x for x in m if isinstance(x, kind)] for kind in (nn.Conv2d, nn.BatchNorm2d, nn.Linear))
     yield from chain(*([conv, norm] for conv, norm in zip(convs, norms, strict=True)))
-    yield plain_conv.channels([convs[-1], norms[-1]], [linear[0]])
-    yield plain_conv.neurons(*linear)
+    yield channels([convs[-1], norms[-1]], [linear[0]])  # one pixel each
+    yield neurons(*linear)
 
 
 def resnet() -> nn.Module:
@@ -139,10 +116,10 @@ CASES = {
         LENET.build, lambda g: (torch.randn(64, 1, 28, 28, generator=g),), (LENET.tasks["neurons"],)
     ),
     "VGG-16-BN, 32 x 32": Case(
-        Vgg, lambda g: (images(g, batch=8),), (Task(vgg_channels), Task(plain_conv.vgg_neurons)), MORE
+        wide_vgg, lambda g: (images(g, batch=8),), (Task(vgg_units),), MORE
     ),
     "VGG-6 of Fig. 6, 14 x 14": Case(
-        narrow_vgg, lambda g: (images(g, size=14, channels=1, batch=256),), (Task(narrow_vgg_units),), MORE
+        narrow_vgg, lambda g: (images(g, size=14, channels=1, batch=256),), (Task(vgg_units),), MORE
     ),
     "ResNet-18, 64 x 64": Case(resnet, pixels(64, 8), (Task(vision.resnet_channels),), MORE),
     "MobileNetV2, 96 x 96": Case(mobilenet, pixels(96, 4), (Task(vision.mobilenet_v2_channels),)),

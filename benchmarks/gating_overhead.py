@@ -361,8 +361,8 @@ def memory(training: Training) -> dict[str, int]:
         "optimizer_state": sum(t.nbytes for t in state),
         "saved_for_backward": saved_bytes(training),
     }
-    training.optimizer.zero_grad()
-    return {**out, "peak": out["parameters"] + out["optimizer_state"] + peak_bytes(training.step)}
+    peak = peak_bytes(training.step, before=training.optimizer.zero_grad)
+    return {**out, "peak": out["parameters"] + out["optimizer_state"] + peak}
 
 
 # --- floor ----------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ class Configuration:
     ``"heads"``, its query, key and value rows with its columns of the output projection; ``"heads and neurons"``, also
     those of the networks between. Ways: ``"D = 3"`` gates, ``"quick D = 3"`` gates with ``quick`` times the step size,
     ``"direct"`` adds λ Σ ‖unit‖ to the loss, ``"dense"`` does nothing. The smallest units of each can be set to zero at
-    every one of ``ratios`` after training. Every method has its own grid of λ: with
-    neurons less of it is needed.
+    every one of ``ratios`` after training. Every method has its own grid of λ: with neurons in the network less of it
+    is needed.
     """
 
     grids: tuple[tuple[str, tuple[float, ...]], ...]
@@ -64,7 +64,7 @@ def cells(c: Configuration) -> list[Cell]:
     return made
 
 
-WAY = re.compile(r"direct|dense|(quick )?D = ([2-9])")
+WAY = re.compile(r"direct|dense|(quick )?D = [2-9]")
 
 
 def parsed(method: str) -> tuple[str, str]:

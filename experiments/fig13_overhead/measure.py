@@ -138,11 +138,7 @@ class Training:
         """Parameters, buffers, optimizer state, and what a step holds at its peak besides."""
         state = [v for s in self.optimizer.state.values() for v in s.values() if isinstance(v, Tensor)]
         lasting = sum(t.nbytes for t in (*self.net.parameters(), *self.net.buffers(), *state))
-        peaks = []
-        for _ in range(3):  # the profiler of the CPU sometimes loses allocations, and then sees too low a peak
-            self.optimizer.zero_grad()
-            peaks.append(peak_bytes(self.step, self.x.device.type))
-        return lasting + max(peaks)
+        return lasting + peak_bytes(self.step, self.x.device.type, before=self.optimizer.zero_grad)
 
 
 def _wait(x: Tensor) -> None:

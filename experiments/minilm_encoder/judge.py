@@ -13,7 +13,8 @@ from experiments.common.statistics import by, cost_at, table
 from experiments.minilm_encoder.measure import Configuration
 
 LEVELS = (0.98, 0.95, 0.9, 0.8)  # of the correlation of similarities
-CLEAR = 0.01  # a difference in size or time below one per cent is none, in correlation below a tenth of that
+CLEAR = 0.01  # a difference in size or time below one per cent is none
+SAME = 0.001  # nor one in correlation up to this
 Point = dict[str, Any]
 MEASURES = {
     "smaller": ("parameters of the layers", lambda p: p["layers"][1] / p["layers"][0]),
@@ -64,7 +65,7 @@ def _at_shares(summary: Summary, gated: Sequence[str], others: Sequence[str]) ->
 
     ours, theirs = best(gated), best(others)
     both = sorted(ours.keys() & theirs.keys())
-    ahead = [ours[ratio] > theirs[ratio] + CLEAR / 10 for ratio in both]
+    ahead = [ours[ratio] > theirs[ratio] + SAME for ratio in both]
     words = [f"{100 * ratio:.0f} %: {ours[ratio]:.3f} and {theirs[ratio]:.3f}" for ratio in both]
     return Verdict(
         "with an equal share of heads and neurons gone the gated encoder is more like the original", "–",

@@ -28,7 +28,7 @@ from experiments.common.networks import accuracy, lenet
 from experiments.common.plots import band, figure
 from experiments.common.registry import experiment, names
 from experiments.common.runner import run
-from experiments.common.statistics import by, cost_at, frontier, mean_and_error, shown, table
+from experiments.common.statistics import at_quality, by, cost_at, frontier, mean_and_error, shown, table
 from experiments.common.training import Recipe, train
 from experiments.common.watch import Watch, settled
 from experiments.fig03_dynamics.judge import _tenth
@@ -221,6 +221,7 @@ def test_what_a_quality_costs_is_linear_on_the_frontier() -> None:
     assert cost_at(0.82, points) == pytest.approx(0.2)  # half of the way
     assert cost_at(0.97, points) == pytest.approx(0.65)
     assert (cost_at(0.1, points), cost_at(2.0, points)) == (0.1, 1.0)  # nothing cheaper, nothing better is there
+    assert at_quality(0.82, [(0.3, 0.94, 4.0), (0.1, 0.7, 2.0)]) == pytest.approx((0.2, 0.82, 3.0))
 
 
 @pytest.mark.parametrize(

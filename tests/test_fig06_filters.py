@@ -12,7 +12,7 @@ import dgating as dg
 from experiments.common.convnets import RESNET18, VGG16, as_tensor, augmented, channels, resnet18, vgg
 from experiments.common.experiment import Place, Record
 from experiments.fig06_filters import EXPERIMENT
-from experiments.fig06_filters.judge import OURS, _reachable, chosen, gains, summarise, verdicts
+from experiments.fig06_filters.judge import OURS, _reachable, at_loss, chosen, gains, plots, summarise, tables, verdicts
 from experiments.fig06_filters.measure import Configuration, Task, cells, parsed, pictures, recalibrated
 from experiments.fig06_filters.peer import pruned, regularizer
 from experiments.fig06_filters.units import (
@@ -225,7 +225,8 @@ def test_cells_of_every_scale_name_known_methods() -> None:
     for c in EXPERIMENT.configurations.values():
         for cell in cells(c):
             parsed(cell["method"])
-        first = [cell for cell in cells(c) if cell["method"] in c.once]
+        own = {task.name: dict(task.grids) for task in c.tasks}
+        first = [cell for cell in cells(c) if cell["method"] in c.once and cell["method"] not in own[cell["task"]]]
         assert {(cell["task"], cell["seed"]) for cell in first} <= {(c.tasks[0].name, 0)}
 
 
@@ -257,7 +258,7 @@ def _record(method: str, lam: float, seed: int, *points: tuple[float, float, flo
 C = Configuration(tasks=(Task("t", "digits", rows=8000),), grids={}, epochs=20)
 
 
-def test_what_is_chosen_is_reported_on_other_pictures() -> None:
+def test_gains_are_linear_between_networks_and_reported_on_other_pictures() -> None:
     records = [
         _record("dense", 0.0, 0, (0.9, 0.9, 1.0), (0.86, 0.7, 2.0)),
         _record("dense", 0.0, 1, (0.9, 0.9, 1.0), (0.7, 0.9, 8.0)),
@@ -266,13 +267,31 @@ def test_what_is_chosen_is_reported_on_other_pictures() -> None:
         _record("filters, D = 3", 0.1, 1, (0.5, 0.9, 32.0)),
     ]
     task = summarise(C, records)["t"]
-    assert gains(task, "dense by filters", "flops", 0.01) == [1.0, 1.0]
-    assert gains(task, "dense by filters", "flops", 0.05) == [2.0, 1.0]
-    assert gains(task, "filters, D = 3", "flops", 0.01) == [4.0, 1.0]
-    assert gains(task, "filters, D = 3", "flops", 0.051) == pytest.approx([16.0, 1.0])
+    # costs 1 at 0.9 and 1/2 at 0.86 (1/8 at 0.7): at 0.89 a quarter (a twentieth) of the way
+    assert gains(task, "dense by filters", "flops", 0.01) == pytest.approx([1 / 0.875, 1 / 0.95625])
+    # 8/9 of the way from 1/16 at 0.85, 0.9 on the test pictures, to 1/4 at 0.895 and 0.8
+    more, test = at_loss(task, "filters, D = 3", 0.01)[0]
+    assert more == pytest.approx(1 / (1 / 16 + 8 / 9 * 3 / 16))
+    assert test == pytest.approx(0.9 - 8 / 9 * 0.1)
+    assert at_loss(task, "filters, D = 3", 0.051)[0] == pytest.approx((16.0, 0.9))  # nothing is cheaper
     point = chosen(task, "filters, D = 3", 0, 0.01)
     assert point is not None
-    assert point["test"] == 0.8
+    assert point["flops"] == 4.0
+    assert chosen(task, "filters, D = 3", 1, 0.01) is None
+
+
+def test_times_are_compared_on_one_machine() -> None:
+    records = [_record("dense", 0.0, seed, (0.9, 0.9, 1.0)) for seed in (0, 1)]
+    records += [_record("filters, D = 3", 0.1, seed, (0.9, 0.9, 4.0)) for seed in (0, 1)]
+    records[3].environment["cpu"] = "another"
+    task = summarise(C, records)["t"]
+    assert gains(task, "filters, D = 3", "flops", 0.01) == [4.0, 4.0]
+    assert gains(task, "filters, D = 3", "speedup", 0.01) == [4.0]
+    records[2].environment["cpu"] = "another"
+    task = summarise(C, records)["t"]
+    assert gains(task, "filters, D = 3", "speedup", 0.01) == []
+    assert "| filters, D = 3 | 4.0 ± 0.0 | 4.0 ± 0.0 | – |" in tables(C, {"t": task})
+    assert plots(C, {"t": task})
 
 
 def _verdicts(ours: float, theirs: float) -> dict[str, str]:

@@ -40,6 +40,11 @@ class Record:
     seconds: float
     environment: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def machine(self) -> str:
+        """The processor, or the GPU, that computed it."""
+        return self.environment.get("gpu") or self.environment.get("cpu") or "?"
+
 
 Status = Literal["reproduced", "partly", "not reproduced"]
 

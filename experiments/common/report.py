@@ -75,7 +75,7 @@ def reported(it: Experiment, out: Path | None = None, scales: tuple[str, ...] = 
             continue
         head, configuration = store.load(file), it.configurations[scale]
         summary = it.summarise(configuration, records)
-        machines = sorted({r.environment.get("gpu") or r.environment.get("cpu", "?") for r in records})
+        machines = sorted({r.machine for r in records})
         stored.append(Reported(
             it, scale, file, summary, it.verdicts(configuration, summary), len(records), head["cells_in_all"],
             head["seconds"], ", ".join(machines),

@@ -26,24 +26,29 @@ def shown(values: Iterable[float], digits: int = 3) -> str:
     return f"{mean:.{digits}f}" if math.isnan(error) else f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
-def frontier(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, quality), from cheap to dear: those that are better than every cheaper one."""
+def frontier(points: Iterable[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """Of (cost, quality, ...), from cheap to dear: those that are better than every cheaper one."""
     best, kept = -math.inf, []
-    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if quality > best:
-            best = quality
-            kept.append((cost, quality))
+    for point in sorted(points, key=lambda point: (point[0], -point[1])):
+        if point[1] > best:
+            best = point[1]
+            kept.append(point)
     return kept
 
 
-def cost_at(level: float, points: Iterable[tuple[float, float]]) -> float:
-    """The cost of this quality, linear between the points of the frontier.
+def at_quality(level: float, points: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    """What has this quality: (cost, quality, ...), linear between the points of the frontier.
 
-    It does not depend on whether a point of a coarse grid just meets the level. At most the cost of the best point, at
-    least that of the cheapest.
+    It does not depend on whether a point of a coarse grid just meets the level, and a coin that chooses between two
+    models attains it. At most the best point, at least the cheapest.
     """
-    costs, qualities = zip(*frontier(points), strict=True)
-    return float(np.interp(level, qualities, costs))
+    columns = list(zip(*frontier(points), strict=True))
+    return tuple(float(np.interp(level, columns[1], column)) for column in columns)
+
+
+def cost_at(level: float, points: Iterable[tuple[float, ...]]) -> float:
+    """The cost of this quality (:func:`at_quality`)."""
+    return at_quality(level, points)[0]
 
 
 def by(records: Sequence[Record], key: Callable[[dict[str, Any]], Key]) -> dict[Key, list[Record]]:

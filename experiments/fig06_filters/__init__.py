@@ -31,6 +31,8 @@ RESNET = {
     "filters, direct": (0.001, 0.003, 0.006, 0.01, 0.02),
     "scales, direct": (0.002, 0.005, 0.01, 0.015, 0.02),
     "torch-pruning": (3e-4, 1e-3, 2e-3, 3e-3, 4e-3),
+    "coupled, priced D = 3": (0.004, 0.007, 0.01, 0.013),
+    "coupled, priced direct": (0.002, 0.004, 0.006, 0.009),
 }
 CPU = Configuration(
     tasks=(

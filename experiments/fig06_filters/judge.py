@@ -11,7 +11,7 @@ import numpy as np
 import dgating as dg
 from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure, legend
-from experiments.common.statistics import by, mean_and_error, shown, table
+from experiments.common.statistics import at_quality, by, mean_and_error, shown, table
 from experiments.fig06_filters.measure import THRESHOLD, Configuration, depth_of, parsed
 from experiments.fig06_filters.units import KINDS
 
@@ -49,17 +49,21 @@ def summarise(c: Configuration, records: Sequence[Record]) -> Summary:
             for p in r.found["points"]:
                 method = f"dense by {p['by']}" if r.cell["method"] == "dense" else r.cell["method"]
                 points.setdefault(method, {}).setdefault(r.cell["seed"], []).append(_gains(r, p))
-        dense = {r.cell["seed"]: {k: r.found[k] for k in ("validation", "test")} for r in good
+        dense = {r.cell["seed"]: {"machine": r.machine, **{k: r.found[k] for k in ("validation", "test")}} for r in good
                  if r.cell["method"] == "dense"}  # fmt: skip
         diverged = sum("diverged" in r.found for r in cells)
-        out[name] = {"dense": dense, "points": points, "own": _own(good), "diverged": diverged}
+        watched = by([r for r in good if r.found.get("certified") is not None], lambda cell: cell["method"])
+        out[name] = {
+            "dense": dense, "points": points, "own": _own(good), "diverged": diverged,
+            "watched": {m: [r.found for r in records] for m, records in watched.items()},
+        }  # fmt: skip
     return out
 
 
 def _gains(r: Record, p: Point) -> Point:
     ratios = {gain: p[gain][0] / p[gain][1] for gain in ("flops", "parameters")}
     share = p["left"] / r.found["filters"] if "left" in p else None
-    return {**p, **ratios, "share": share, "lam": r.cell["lam"]}
+    return {**p, **ratios, "share": share, "lam": r.cell["lam"], "machine": r.machine}
 
 
 def _own(records: Sequence[Record]) -> dict[str, dict[float, list[float]]]:
@@ -72,27 +76,49 @@ def _own(records: Sequence[Record]) -> dict[str, dict[float, list[float]]]:
     return out
 
 
-def chosen(
-    task: Task, method: str, seed: int, loss: float, treatments: Sequence[str] = TREATMENTS, gain: str = "flops"
-) -> Point | None:
-    """The point of the largest gain whose accuracy on the pictures to choose by loses at most so much.
-
-    λ, share and treatment are free; its figures are those of its treatment on the test pictures.
-    """
+def chosen(task: Task, method: str, seed: int, loss: float) -> Point | None:
+    """The network with the fewest FLOPs whose accuracy on the pictures to choose by loses at most so much."""
     least = task["dense"][seed]["validation"] - loss
     good = [
-        {**p, "test": p["accuracy"][t]["test"], "treatment": t}
-        for p in task["points"].get(method, {}).get(seed, []) for t in treatments if t in p["accuracy"]
-        if p["accuracy"][t]["validation"] >= least
+        p for p in task["points"].get(method, {}).get(seed, [])
+        if max(p["accuracy"][t]["validation"] for t in TREATMENTS if t in p["accuracy"]) >= least
     ]  # fmt: skip
-    return max(good, key=lambda p: p[gain], default=None)
+    return max(good, key=lambda p: p["flops"], default=None)
+
+
+def comparable(task: Task, method: str, gain: str) -> dict[int, list[Point]]:
+    """By seed, the points of a method that can stand beside the dense network's; times only if of the same machine."""
+    return {
+        seed: [p for p in points if gain != "speedup" or p["machine"] == task["dense"][seed]["machine"]]
+        for seed, points in task["points"].get(method, {}).items() if seed in task["dense"]
+    }  # fmt: skip
+
+
+def at_loss(
+    task: Task, method: str, loss: float, gain: str = "flops", treatments: Sequence[str] = TREATMENTS
+) -> list[tuple[float, float]]:
+    """By seed, at this loss on the pictures to choose by: gain and accuracy on the test pictures.
+
+    λ, share and treatment are free; the cost (one over the gain) and the accuracies are linear between the networks of
+    the method's frontier, to which the dense one belongs.
+    """
+    found = []
+    for seed, points in comparable(task, method, gain).items():
+        dense = task["dense"][seed]
+        networks = [
+            (1 / p[gain], *(p["accuracy"][t][part] for part in ("validation", "test")))
+            for p in points for t in treatments if t in p["accuracy"]
+        ]  # fmt: skip
+        if networks:
+            whole = (1.0, dense["validation"], dense["test"])
+            cost, _, test = at_quality(dense["validation"] - loss, [whole, *networks])
+            found.append((1 / cost, test))
+    return found
 
 
 def gains(task: Task, method: str, gain: str, loss: float, treatments: Sequence[str] = TREATMENTS) -> list[float]:
-    """By seed, of the network that is best in this; one (the dense network) where nothing loses so little."""
-    seeds = [seed for seed in task["dense"] if seed in task["points"].get(method, {})]
-    found = [chosen(task, method, seed, loss, treatments, gain) for seed in seeds]
-    return [1.0 if p is None else max(1.0, p[gain]) for p in found]
+    """By seed (:func:`at_loss`)."""
+    return [more for more, _ in at_loss(task, method, loss, gain, treatments)]
 
 
 def verdicts(c: Configuration, summary: Summary) -> list[Verdict]:
@@ -111,10 +137,10 @@ def _compare(usable: dict[str, Task], ours: Callable[[Task], list[str]], theirs:
     words, good = [], []
     for name, task in usable.items():
         for loss in losses:
-            a, b = (
-                max(((mean_and_error(gains(task, m, gain, loss)), m) for m in of(task)), key=lambda v: v[0][0])
-                for of in (ours, theirs)
-            )
+            measured = [{m: g for m in of(task) if (g := gains(task, m, gain, loss))} for of in (ours, theirs)]
+            if not all(measured):
+                continue
+            a, b = (max(((mean_and_error(g), m) for m, g in of.items()), key=lambda v: v[0][0]) for of in measured)
             error = float(np.nansum([a[0][1] ** 2, b[0][1] ** 2])) ** 0.5
             good.append(a[0][0] - b[0][0] > error)
             words.append(f"{name}, −{100 * loss:g} %: {a[0][0]:.1f}× ({a[1]}), {b[0][0]:.1f}× ({b[1]})")
@@ -168,11 +194,7 @@ def _deep(usable: dict[str, Task]) -> list[Verdict]:
     deep = [m for m in task["points"] if m.startswith("filters") and (depth_of(m) or 0) > 4]
     if not deep or "filters, D = 4" not in task["points"]:
         return []
-    first = min(task["dense"])
-    at = {
-        m: [1.0 if (p := chosen(task, m, first, loss)) is None else p["flops"] for loss in LOSSES]
-        for m in ("filters, D = 4", *deep)
-    }
+    at = {m: [gains(task, m, "flops", loss)[0] for loss in LOSSES] for m in ("filters, D = 4", *deep)}
     more = max(g / b for m in deep for g, b in zip(at[m], at["filters, D = 4"], strict=True))
     return [Verdict(
         "no measurable gain beyond D = 4 (Fig. 15)", "none up to D = 8",
@@ -256,22 +278,21 @@ def tables(c: Configuration, summary: Summary) -> str:
         for method in task["points"]:
             cells: list[str] = []
             for loss in LOSSES:
-                cells += [shown(gains(task, method, gain, loss), 1) for gain in GAINS]
-                found = [chosen(task, method, s, loss) for s in task["points"][method] if s in task["dense"]]
-                right = [100 * p["test"] for p in found if p is not None]
-                cells.append(shown(right, 1) if right else "–")
+                cells += [shown(g, 1) if (g := gains(task, method, gain, loss)) else "–" for gain in GAINS]
+                cells.append(shown([100 * test for _, test in at_loss(task, method, loss)], 1))
             rows.append((_named(method), *cells))
         head = [f"{word}, −{100 * loss:g} %" for loss in LOSSES for word in (*GAINS.values(), "test accuracy")]
         mean, error = mean_and_error(100 * d["test"] for d in task["dense"].values())
         spread = "" if math.isnan(error) else f" ± {error:.1f}"
         lost = f" Trainings that diverged: {task['diverged']}." if task["diverged"] else ""
         parts.append(
-            f"**{name}** (dense: {mean:.1f}{spread} %): dense over compact, for each measure of the network best "
-            "in it among those that lose at most one, five, ten percent points on the pictures that choose λ, share "
-            "and treatment; accuracy on test pictures, of that with the fewest FLOPs; mean ± standard error over "
-            f"seeds.{lost}\n\n{table(['method', *head], rows)}"
+            f"**{name}** (dense: {mean:.1f}{spread} %): dense over compact at a loss of one, five, ten percent points "
+            "on the pictures that choose λ, share and treatment, for each measure by itself, linear between networks; "
+            "accuracy on test pictures at that of the FLOPs; mean ± standard error over seeds. Times are compared on "
+            f"one machine, that of the dense network of the seed; a dash: timed on another.{lost}"
+            f"\n\n{table(['method', *head], rows)}"
         )
-    return "\n\n".join([*parts, *_treatments(summary)])
+    return "\n\n".join([*parts, *_treatments(summary), *_certificate(summary)])
 
 
 def _named(method: str) -> str:
@@ -302,6 +323,20 @@ def _treatments(summary: Summary) -> list[str]:
     return out
 
 
+def _certificate(summary: Summary) -> list[str]:
+    """Groups of all runs of a method that the certificate knew, and those that it took back."""
+    keys = {"certified": "certified at the end", "certified_above": "certified, above the threshold at the end",
+            "revoked": "certified once, not at the end"}  # fmt: skip
+    rows = [
+        (name, method, len(runs), *(sum(r[key] for r in runs) for key in keys))
+        for name, task in summary.items() for method, runs in task["watched"].items()
+    ]  # fmt: skip
+    return [
+        "The absorption certificate, groups of all runs of a method together:\n\n"
+        + table(["task", "method", "runs", *keys.values()], rows)
+    ] if rows else []  # fmt: skip
+
+
 def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
     """Accuracy against share, FLOPs and time: for every method the best of all its points, mean over seeds."""
     tasks = {name: task for name, task in summary.items() if task["dense"]}
@@ -312,8 +347,8 @@ def plots(c: Configuration, summary: Summary) -> dict[str, Any]:
         for panel, key, label in zip(row, ("share", "flops", "speedup"),
                                      ("share of filters left", "FLOPs, dense over compact", "time, dense over compact"),
                                      strict=True):  # fmt: skip
-            for method, seeds in task["points"].items():
-                _frontier(panel, method, seeds, key)
+            for method in task["points"]:
+                _frontier(panel, method, comparable(task, method, key), key)
             panel.axhline(np.mean([d["test"] for d in task["dense"].values()]), color="k", lw=0.7, ls=":")
             panel.set(xscale="log", xlabel=label, title=name)
         row[0].set_ylabel("test accuracy")
@@ -326,11 +361,12 @@ def _frontier(panel: Any, method: str, seeds: dict[int, list[Point]], key: str) 
     series = []
     for points in seeds.values():
         usable = [p for p in points if p[key] is not None]
-        if not usable:
-            return
-        series.append(sorted(
-            ((1 / p[key] if key == "share" else p[key]), *max((p["accuracy"][t]["validation"], p["accuracy"][t]["test"])
-             for t in TREATMENTS if t in p["accuracy"])) for p in usable))  # fmt: skip
+        if usable:
+            series.append(sorted(
+                ((1 / p[key] if key == "share" else p[key]), *max((p["accuracy"][t]["validation"],
+                 p["accuracy"][t]["test"]) for t in TREATMENTS if t in p["accuracy"])) for p in usable))  # fmt: skip
+    if not series:
+        return
     low, high = max(s[0][0] for s in series), min(s[-1][0] for s in series)
     if not low < high:
         return

@@ -31,6 +31,7 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gating_overhead
+	$(BIN)/python -m benchmarks.subnormals
 	$(BIN)/python -m benchmarks.certificate
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.coverage

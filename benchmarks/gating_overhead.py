@@ -30,7 +30,7 @@ from experiments.common.memory import peak_bytes
 
 DEPTHS = (2, 3, 4)
 COMPILED_DEPTH = 3
-LAM = 1e-4  # small: nothing may collapse while the clock runs, denormal numbers are slow
+LAM = 1e-4  # small: nothing may collapse while the clock runs, subnormal numbers are slow
 WEIGHT_DECAY = 5e-4
 THREADS = 2
 Batch = tuple[Tensor, Tensor]

@@ -1,4 +1,4 @@
-"""Every test starts from the same seeds and one thread."""
+"""Every test starts from the same seeds, one thread, and subnormal numbers that are numbers."""
 
 from __future__ import annotations
 
@@ -19,3 +19,4 @@ def _same_seeds() -> None:  # an underscore: a parameter of a test named alike w
     random.seed(0)
     np.random.seed(0)  # scikit-learn reads the global state
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)  # a page of the documentation sets it

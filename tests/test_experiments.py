@@ -29,7 +29,8 @@ from experiments.common.plots import band, figure
 from experiments.common.registry import experiment, names
 from experiments.common.runner import run
 from experiments.common.statistics import at_quality, by, cost_at, frontier, mean_and_error, shown, table
-from experiments.common.training import Recipe, train
+from experiments.common.subnormals import flushes_subnormals, flushing_subnormals
+from experiments.common.training import Recipe, make_optimizer, train
 from experiments.common.watch import Watch, settled
 from experiments.fig03_dynamics.judge import _tenth
 from experiments.fig03_dynamics.measure import fit
@@ -222,6 +223,26 @@ def test_what_a_quality_costs_is_linear_on_the_frontier() -> None:
     assert cost_at(0.97, points) == pytest.approx(0.65)
     assert (cost_at(0.1, points), cost_at(2.0, points)) == (0.1, 1.0)  # nothing cheaper, nothing better is there
     assert at_quality(0.82, [(0.3, 0.94, 4.0), (0.1, 0.7, 2.0)]) == pytest.approx((0.2, 0.82, 3.0))
+
+
+def test_gates_may_have_a_step_size_of_their_own() -> None:
+    net = nn.Linear(3, 2)
+    dg.gate_(net, dg.features(net))
+    optimizer = make_optimizer(net, Recipe(epochs=1, batch=0, lr=0.1, gate_lr=0.5), lam=0.1)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    gates = {id(p) for name, p in net.named_parameters() if name.endswith("gamma")}
+    assert gates
+    assert all(rate == (0.5 if p in gates else 0.1) for p, rate in rates.items())
+
+
+def test_subnormal_numbers_are_zeros_inside_and_numbers_outside() -> None:
+    assert not flushes_subnormals()
+    with flushing_subnormals():
+        assert flushes_subnormals()
+        with flushing_subnormals():
+            pass
+        assert flushes_subnormals()
+    assert not flushes_subnormals()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from experiments.common import store
 from experiments.common.environment import environment
 from experiments.common.experiment import Cell, Experiment, Place, Record
 from experiments.common.registry import experiment
+from experiments.common.subnormals import flushing_subnormals
 from experiments.data import require
 
 # of torch in every process: sums depend on how they are split, and a result must not depend on ``jobs``
@@ -86,7 +87,7 @@ def _computed(it: Experiment, scale: str, left: list[Cell], place: Place, jobs: 
 def _one(name: str, scale: str, cell: Cell, place: Place) -> Record:
     it = experiment(name)  # by name: functions of a module that ran as a script do not travel
     measure: Callable[..., dict[str, Any]] = it.measure
-    with some_threads(THREADS):
+    with some_threads(THREADS), flushing_subnormals():
         start = time.perf_counter()
         found = measure(it.configurations[scale], cell, place)
         return Record(cell, found, round(time.perf_counter() - start, 3), environment(place.device))

@@ -20,7 +20,7 @@ import dgating as dg
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long, how fast. ``batch=0`` takes all rows in every step."""
+    """How long, how fast. ``batch=0`` takes all rows in every step, ``gate_lr=None`` the same step size for gates."""
 
     epochs: int
     batch: int
@@ -30,6 +30,7 @@ class Recipe:
     optimizer: Literal["sgd", "adam"] = "sgd"
     schedule: Literal["cosine", "constant"] = "cosine"
     bfloat16: bool = False  # forward passes by autocast
+    gate_lr: float | None = None
 
     def steps(self, rows: int) -> int:
         """Steps of the whole training."""
@@ -43,7 +44,8 @@ def strengths(low: float, high: float, count: int, digits: int = 4) -> list[floa
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lam: float | Mapping[str, float] = 0.0) -> torch.optim.Optimizer:
     """The optimizer of a recipe; the penalty of a gated model as its weight decay."""
-    parameters = dg.param_groups(model, lam) if dg.is_gated(model) else list(model.parameters())
+    gated = dg.is_gated(model)
+    parameters = dg.param_groups(model, lam, gate_lr=recipe.gate_lr) if gated else list(model.parameters())
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

@@ -30,6 +30,7 @@ from experiments.fig06_filters.units import KINDS, anchor_, close_, gated, layer
 THRESHOLD = FLOAT32_EPS
 BATCH = 250  # of pictures to be classified: small enough to stay in the caches
 PRICE = 0.5  # power of the FLOPs of a channel in its λ where a method is "priced"
+QUICK = 5.0  # times the step size of the weights for gates that are "quick"
 PRUNED = ("filters", "coupled", "scales")  # kinds by which a dense network is pruned
 Accuracies = dict[str, dict[str, float]]  # treatment of batch norm → part of the pictures → share right
 
@@ -110,7 +111,7 @@ def cells(c: Configuration) -> list[Cell]:
     return made
 
 
-WAY = re.compile(r"(direct|priced direct|(anchored |priced )?D = ([2-9]))")
+WAY = re.compile(r"(direct|priced direct|(anchored |priced |quick )?D = ([2-9]))")
 
 
 def parsed(method: str) -> tuple[str, str]:
@@ -214,7 +215,10 @@ def _fit(
     (_, way), lam, generator = parsed(cell["method"]), float(cell["lam"]), place.generator(cell["seed"])
     depth = depth_of(cell["method"])
     lr = dict(task.gated_lr).get(depth or 0, task.lr)
-    recipe = Recipe(task.epochs or c.epochs, c.batch, lr, c.momentum, bfloat16=c.bfloat16)
+    recipe = Recipe(
+        task.epochs or c.epochs, c.batch, lr, c.momentum, bfloat16=c.bfloat16,
+        gate_lr=QUICK * lr if way.startswith("quick") else None,
+    )  # fmt: skip
     epoch = math.ceil(len(rows.y) / c.batch)
     lams = strengths_of(units, rows.X[:1], lam, PRICE if "priced" in way else 0.0) if units else {}
     watch = Watch(net, lams, every=epoch, window=epoch, threshold=THRESHOLD) if depth else None

@@ -19,7 +19,7 @@ from experiments.common.gpt import GPT
 from experiments.common.memory import peak_bytes
 from experiments.common.networks import lenet
 
-LAM = 1e-4  # small: nothing may collapse while the clock runs, denormal numbers are slow
+LAM = 1e-4  # small: nothing may collapse while the clock runs, subnormal numbers are slow
 DECAY = 5e-4  # of the ungated model, as usual: weight decay is not an overhead of gating
 Batch = tuple[Tensor, Tensor]
 

@@ -799,7 +799,7 @@ refused(
     two_monitors,
     lambda c: dg.AbsorptionMonitor(c.net, 0.1).load_state_dict(c.state),
     ValueError,
-    r"shapes \[\(4,\), \(6,\)\], received \[\(4,\)\]",
+    r"expected bounds.current of shape \(10,\), received \(4,\): it is of another model",
 )
 
 

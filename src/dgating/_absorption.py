@@ -1,77 +1,38 @@
 r"""``AbsorptionMonitor``: watch the gradients of a running training and certify groups that can only go to zero.
 
 The certificate is a theorem about (S)GD, with or without momentum, given a bound ``G`` on the data gradient of the
-group from now on (``docs/concepts/absorption.md``). ``G`` itself is estimated: the largest norm seen in the last
-window, times a safety factor. Nothing here waits for the device: the running maxima live where the gradients live.
+group from now on (``docs/concepts/absorption.md``). ``G`` itself is estimated: the largest norm seen, times a safety
+factor. Nothing here waits for the device. The parts, each readable alone:
+
+- ``_certificate.py``: the mathematics
+- ``_gradients.py``: the gradients of a backward pass
+- ``_bounds.py``: what was seen of them, and the certificates given with it
+- ``_settings.py``, ``_strengths.py``: what the optimizer and λ are, and have been
+- ``_condition.py``: whether the theorem covers a unit, and its side of the condition
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgating._certificate import margin, momentum_shift
-from dgating._gate import gate_product
+from dgating._bounds import SHORTEST, Bounds, Trend
+from dgating._condition import Condition
+from dgating._gradients import GradientReader, Gradients
 from dgating._kkt import kkt_violators, revive_
-from dgating._optim import Lam, check_decay, check_number, check_optimizer, lam_by_groups
-from dgating._penalty import FLOAT32_EPS, weight_decay_of
-from dgating._units import Unit, full, units, wide
+from dgating._monitor_state import check_options, check_state, copied
+from dgating._optim import check_optimizer
+from dgating._optim_state import bare, check_holds
+from dgating._penalty import FLOAT32_EPS
+from dgating._settings import Place, SettingsRecord
+from dgating._strengths import Penalty, Source, Strengths
+from dgating._units import Unit, units
 
-_Places: TypeAlias = "dict[int, tuple[dict[str, Any], float]]"
-
-
-class _Tracker:
-    """Running bounds of one unit: the largest data-gradient norm of this and the last window, and norms for D = 2."""
-
-    names = ("current", "seen", "previous", "norm", "last_norm", "peak", "ever")
-
-    def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        norm = unit.norms()
-        self.current = torch.zeros_like(norm)
-        self.seen = torch.zeros_like(norm, dtype=torch.bool)
-        self.previous = torch.full_like(norm, math.inf)  # nothing is known of a group that was never observed
-        self.norm, self.last_norm, self.peak = norm, norm.clone(), norm.clone()
-        self.ever = torch.zeros_like(norm, dtype=torch.bool)
-
-    def observe(self, kappa_in_loss: float, grad_scale: float | Tensor) -> bool:
-        """Take in the gradients of a step; whether there were any."""
-        if all(site.omega.grad is None for site in self.unit.sites):
-            return False
-        grads = []
-        for site in self.unit.sites:
-            grad = torch.zeros_like(site.omega) if site.omega.grad is None else site.omega.grad
-            grad = wide(full(grad))
-            if kappa_in_loss:
-                grad = grad - (kappa_in_loss * grad_scale) * wide(full(site.omega.detach()))
-            grads.append(grad)
-        gates = gate_product(self.unit.gates()).abs()
-        # omega's gradient is the product of the gates times that of W; below this product its digits are gone
-        norms = self.unit.norms_of(grads) / (gates * grad_scale)
-        usable = torch.isfinite(norms) & (gates > 1e-30)  # an overflowing step (AMP) is skipped by the scaler, and here
-        self.current = torch.where(usable, torch.maximum(self.current, norms), self.current)
-        self.seen = self.seen | usable
-        return True
-
-    def rotate(self) -> None:
-        # a group that could not be observed in a whole window keeps its old bound
-        self.previous = torch.where(self.seen, self.current, self.previous)
-        self.current, self.seen = torch.zeros_like(self.current), torch.zeros_like(self.seen)
-        self.last_norm, self.norm = self.norm, self.unit.norms()
-        self.peak = torch.maximum(self.peak, self.norm)
-
-    @property
-    def bound(self) -> Tensor:
-        return torch.maximum(self.current, self.previous)
-
-    @property
-    def frozen(self) -> bool:
-        """A factor that is not trained does not decay."""
-        return not all(p.requires_grad for p in self.unit.factors)
+FORMAT = "dgating/monitor/2"
 
 
 class AbsorptionMonitor:
@@ -82,8 +43,16 @@ class AbsorptionMonitor:
     .. math:: G_j \cdot \prod_{\text{the } D-2 \text{ largest}} b_{j,d} < 2\lambda/D ,
 
     where :math:`b_{j,d}` are the sizes of its factors (:math:`\|\omega_j\|`, :math:`|\gamma_{j,d}|`, enlarged by the
-    momentum buffer if there is one) and :math:`G_j` bounds :math:`\|\nabla_{W_j} L_0\|` from now on. Its factors then
-    shrink in this and every later step, geometrically to zero, whatever their present size.
+    momentum buffer if there is one) and :math:`G_j` bounds :math:`\|\nabla_{W_j} L_0\|` from now on. No factor then
+    leaves a box that shrinks geometrically to zero, whatever its present size.
+
+    :math:`G_j` is the largest norm in the last one to two windows of *observations*, times ``safety``. A step in which
+    the gradient of a group is exactly zero is no observation of this group: a feature that is rare in the data is
+    judged by the rows that have it. A certificate keeps its bound and holds until a gradient exceeds that bound. **A
+    change of the data ends every bound**: make a new monitor, and give back what was zeroed too early.
+
+    The gradients are read by hooks when a backward pass ends, so that clipping, unscaling and ``zero_grad`` cannot
+    come too early.
 
     ``D = 2`` is different: there the condition says nothing about size. Groups are *screened* (small and still
     shrinking, or :math:`G_j < \lambda`), and after :func:`zero_` the optimality condition has to be checked with
@@ -91,18 +60,26 @@ class AbsorptionMonitor:
 
     Args:
         model: a gated model.
-        lam: the strength λ that the training uses, or one per ``Groups.name``.
+        lam: the strength λ that the training uses, or one per ``Groups.name``. It is checked against the optimizer,
+            whose decay is read in every step from then on, so that λ may follow a schedule. ``None`` takes it from the
+            optimizer. With the penalty elsewhere a function without arguments may return the λ of the step.
         optimizer: the optimizer of the factors. It is checked (a decoupled decay or a decay other than ``2 lam / D``
             is an error) and its momentum enters the certificate. Without it plain SGD is assumed.
         penalty_in_loss: whether :func:`penalty` is part of the loss that is differentiated.
-        window: number of steps over which ``G`` is the running maximum: an epoch is a good choice. Nothing is certified
-            before one window has passed.
+        penalty_in_grad: whether :func:`add_penalty_grad_` adds the penalty to the gradients.
+        window: number of observations of a group over which ``G`` is a running maximum. ``len(loader)`` is a good
+            choice: nothing is certified before every row was seen. By default windows grow: each is half as long as all
+            before it, and has at least 100 observations.
         safety: factor on the observed maximum.
         screen: for D = 2, the share of its largest norm below which a shrinking group is screened.
+        max_lr: the largest step size that a schedule will reach. Needed where the optimizer does not tell
+            (``CyclicLR``); ``initial_lr`` and ``max_lr`` of its parameter groups are read.
+        evidence: certify also under optimizers that the theorem does not cover (Adam with coupled decay), where
+            measurements alone speak for it.
 
     Raises:
-        ValueError: the model is not gated, ``lam`` does not fit, or the optimizer does not minimise the gated
-            objective.
+        ValueError: the model is not gated, ``lam`` is zero or does not fit, or the optimizer does not minimise the
+            gated objective.
 
     Example:
         >>> import torch, dgating as dg
@@ -122,123 +99,147 @@ class AbsorptionMonitor:
     def __init__(
         self,
         model: nn.Module,
-        lam: Lam,
+        lam: Source = None,
         optimizer: torch.optim.Optimizer | None = None,
         *,
         penalty_in_loss: bool = False,
-        window: int = 100,
+        penalty_in_grad: bool = False,
+        window: int | None = None,
         safety: float = 4.0,
         screen: float = 1e-2,
+        max_lr: float = 0.0,
+        evidence: bool = False,
     ) -> None:
-        found = units(model)
-        self.lam = lam_by_groups(lam, found)
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise ValueError(f"window: expected a number of steps >= 1, received {window!r}.")
-        check_number("safety", safety)
-        check_number("screen", screen)
-        if not safety >= 1:
-            raise ValueError(f"safety: expected a factor >= 1, received {safety!r}.")
-        if not 0 < screen < 1:
-            raise ValueError(f"screen: expected a share in (0, 1), received {screen!r}.")
-        if optimizer is not None:
-            check_optimizer(model, optimizer, lam, penalty_in_loss)
-        self.model, self.optimizer, self.penalty_in_loss = model, optimizer, penalty_in_loss
-        self.window, self.safety, self.screen = window, safety, screen
+        self._units = units(model)
+        check_options(window, safety, screen, max_lr, penalty_in_loss and penalty_in_grad)
+        self.model, self.optimizer = model, None if optimizer is None else bare(optimizer)
+        self.window, self.safety, self.screen, self.max_lr = window, safety, screen, max_lr
+        self.evidence = evidence
+        self._penalty: Penalty = "decay"
+        if penalty_in_loss or penalty_in_grad:
+            self._penalty = "loss" if penalty_in_loss else "gradient"
+        if self.optimizer is not None:
+            check_holds(self.optimizer, [p for unit in self._units for p in unit.factors])
+        self._settings = None if self.optimizer is None else SettingsRecord(self.optimizer, max_lr)
+        self._strengths = Strengths(lam, self._units, self._places(), self._penalty)
+        if self.optimizer is not None:
+            elsewhere = self._penalty != "decay"
+            check_optimizer(model, self.optimizer, self._strengths.given, elsewhere)
         self.steps = 0
-        self._top_lr: list[float] = []  # of each of the optimizer's parameter groups
-        with torch.no_grad():
-            self._trackers = [_Tracker(unit) for unit in found]
         self.history: list[dict[str, Any]] = []
+        self._next_record = SHORTEST if window is None else window
+        with torch.no_grad():
+            norms = self._all(Unit.norms)
+            self._bounds = Bounds(len(norms), norms.device, norms.dtype, window)
+            self._trend = Trend(norms)
+            self._reader = GradientReader(
+                Gradients(self._units),
+                self.optimizer,
+                self._kappas if penalty_in_loss else None,
+                penalty_in_grad,
+                self._bounds.observe,
+            )
+
+    @property
+    def lam(self) -> dict[str, float]:
+        """The strength λ in force, by ``Groups.name``."""
+        return dict(self._strengths.look(self._places()))
+
+    @property
+    def penalty_in_loss(self) -> bool:
+        """Whether the penalty is part of the loss."""
+        return self._penalty == "loss"
 
     @property
     def coverage(self) -> str:
-        """``"theorem"`` when the certificate is proved for this optimizer, else what is missing.
+        """``"theorem"`` when the certificate is proved for this training, else what is missing.
 
         Groups of depth 2 are always screened, never certified, whatever this says of deeper groups beside them.
         """
-        if all(t.unit.depth == 2 for t in self._trackers):
+        deep = [c for c in self._conditions() if c.unit.depth > 2]
+        if not deep:
             return "screened (D = 2): confirm with recheck after zero_"
+        found = next((o for o in (c.obstacle() for c in deep) if o is not None), None)
+        if found is not None:
+            return found.sentence
+        if bool(self._reader.distorted):
+            return (
+                "not covered: gradients that hold the penalty were changed entry by entry before a "
+                "step (clipped by value?)"
+            )
+        factors = [(c.unit, p) for c in deep for p in c.unit.factors]
+        broken = next((u for u, p in factors if not bool(p.isfinite().all())), None)
+        if broken is not None:
+            return f"not covered: training has diverged, {broken.groups!r} has factors that are nan or infinite"
         if self.optimizer is None:
             return "theorem for plain SGD (no optimizer was given: momentum is not accounted for)"
-        if not isinstance(self.optimizer, torch.optim.SGD):
-            return f"measured evidence only: the theorem does not cover {type(self.optimizer).__name__}"
-        if any(g.get("dampening") or g.get("maximize") for g in self.optimizer.param_groups):
-            return "measured evidence only: the theorem does not cover dampening or maximize"
-        if any(g.get("base_momentum") != g.get("max_momentum") for g in self.optimizer.param_groups):
-            return "measured evidence only: the theorem does not cover a schedule of the momentum"
-        places = self._places()
-        for t in self._trackers:
-            rates = {float(places[id(site.omega)][0]["lr"]) for site in t.unit.sites}
-            if len(rates) > 1:
-                return (
-                    f"measured evidence only: tensors of {t.unit.groups!r} that share gates have different step sizes"
-                )
-        if any(self._shift(t.unit, p, places) is None for t in self._trackers for p in t.unit.factors):
-            return "measured evidence only: lr, momentum and lam oscillate (sqrt(lr * 2 lam / D) + sqrt(momentum) > 1)"
         return "theorem"
 
-    @torch.no_grad()
-    def update(self, grad_scale: float | Tensor = 1.0) -> None:
-        """Observe the gradients of this step: after ``backward``, before ``optimizer.step``.
+    def update(self, grad_scale: float | Tensor | None = None) -> None:
+        """Close a step, anywhere between its last ``backward`` and the first ``backward`` of the next.
 
-        With gradient accumulation call it once, before the step, on the accumulated gradient. With an AMP
-        ``GradScaler`` call it after ``scaler.unscale_(optimizer)``, or pass ``grad_scale=scaler.get_scale()``. With
-        clipping call it before the clipping.
+        The gradients were read when ``backward`` ended. With accumulation call it once a step: the gradient that
+        counts is that of the last ``backward``. A ``GradScaler`` is noticed when it has unscaled the gradients before
+        this call and its scale is a power of two, as it is by default; otherwise pass ``grad_scale``.
 
         Args:
-            grad_scale: factor by which the gradients are too large.
+            grad_scale: factor by which the gradients in ``backward`` were too large: ``scaler.get_scale()``.
 
         Raises:
-            RuntimeError: there are no gradients, or the model is not gated any more.
+            RuntimeError: there was no backward pass since the last call, or the model is not gated any more.
         """
-        observed = False
-        for t in self._trackers:
-            kappa = weight_decay_of(self.lam[t.unit.groups], t.unit.depth) if self.penalty_in_loss else 0.0
-            observed |= t.observe(kappa, grad_scale)
-        if not observed:
-            raise RuntimeError(
-                "monitor.update: no gated weight has a gradient. Call it after backward, before zero_grad and the step."
-            )
-        self._note_learning_rates()
+        self._strengths.note()
+        if not self._reader.update(grad_scale):
+            raise RuntimeError("monitor.update: no gated weight has a gradient. Call it after backward, once a step.")
+        if self._settings is not None:
+            self._settings.note()
         self.steps += 1
-        if self.steps % self.window == 0:
-            for t in self._trackers:
-                t.rotate()
+        if self.steps >= self._next_record:
             self._record()
 
-    @torch.no_grad()
     def absorbed(self) -> dict[str, Tensor]:
         """Certified groups (screened ones for D = 2), by ``Groups.name``: masks for :func:`zero_`.
 
-        Groups that are exactly zero count. Before one window of updates nothing else does.
+        Groups that are exactly zero and stay there count. Where the theorem does not hold (see :attr:`coverage`)
+        nothing else does, unless ``evidence`` was asked for.
         """
+        return self._by_name(self._dead())
 
-        def note(t: _Tracker, dead: Tensor) -> Tensor:
-            t.ever |= dead
-            return dead
-
-        return self._collect(note)
-
-    @torch.no_grad()
     def revoked(self) -> dict[str, Tensor]:
-        """Groups certified by an earlier call of :meth:`absorbed` that are not any more: the bound ``G`` was exceeded.
+        """Groups that had a certificate and have none any more.
 
-        A certificate is as good as its bound. If many appear, enlarge ``window`` or ``safety``.
+        Their bound ``G`` was exceeded, or λ has fallen, or the step size has risen. A certificate is as good as its
+        bound. If many appear, enlarge ``window`` or ``safety``.
         """
-        return self._collect(lambda t, dead: t.ever & ~dead)
+        dead = self._dead()
+        return self._by_name(self._bounds.ever & ~dead)
+
+    def exceeded(self) -> dict[str, Tensor]:
+        """Groups with a gradient that was larger, at some time, than the bound of the certificate they had then.
+
+        Most are certified again, with a larger bound. How many appear here says how good the estimate of ``G`` is.
+        """
+        return self._by_name(self._bounds.exceeded.clone())
+
+    def observations(self) -> dict[str, Tensor]:
+        """Number of steps in which each group had a gradient other than zero.
+
+        Nothing is known of a group with none (an input that is constant, a unit that never fires): it is never
+        certified.
+        """
+        return self._by_name(self._bounds.total + self._bounds.count)
 
     @torch.no_grad()
     def margins(self) -> dict[str, Tensor]:
         """The ratio of both sides of the condition, by ``Groups.name``: below one is certified, far below is safe."""
-        places = self._places()
-        out: dict[str, list[Tensor]] = {}
-        for t in self._trackers:
-            out.setdefault(t.unit.groups, []).append(self._margin(t, t.unit.factor_norms(), places))
-        return {name: torch.cat(parts) for name, parts in out.items()}
+        margin = self._bounds.in_force(self.safety) * self._ratios()
+        return self._by_name(margin.nan_to_num(nan=math.inf, posinf=math.inf))
 
     def recheck(self, closure: Callable[[], Any], size: float = 0.1) -> dict[str, Tensor]:
         r"""For D = 2: check the optimality condition of every zero group, :math:`\|\nabla_{W_j} L_0\| \le \lambda`,
         and revive violators.
+
+        The monitor forgets what it knew of a revived group.
 
         Args:
             closure: computes the mean data loss over the data and calls ``backward`` (several calls accumulate). No
@@ -248,113 +249,138 @@ class AbsorptionMonitor:
         Returns:
             Masks of the revived groups, for the D = 2 groups of the model.
         """
-        violators, directions = kkt_violators(self.model, self.lam, closure)
+        self._reader.paused = True
+        try:
+            violators, directions = kkt_violators(self.model, self.lam, closure)
+        finally:
+            self._reader.paused = False
         revive_(self.model, violators, directions, size)
         with torch.no_grad():
-            for t in self._trackers:
-                if t.unit.groups in violators:
-                    t.norm = t.last_norm = t.unit.norms()
+            none = self._by_name(torch.zeros_like(self._bounds.exceeded))
+            masks = [violators.get(name, mask) for name, mask in none.items()]
+            revived = torch.cat([mask.to(self._bounds.current.device) for mask in masks])
+            self._bounds.forget(revived)
+            self._trend.restart(self._all(Unit.norms), revived)
         return violators
 
     def state_dict(self) -> dict[str, Any]:
-        """Step count and running bounds, to resume an interrupted run."""
-        return {
+        """All that decides, to resume an interrupted run: settings, bounds, certificates, history."""
+        state = {
+            "format": FORMAT,
+            "settings": {
+                "window": self.window,
+                "safety": self.safety,
+                "screen": self.screen,
+                "max_lr": self.max_lr,
+                "evidence": self.evidence,
+                "penalty": self._penalty,
+                "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
+                "lam": self._strengths.given,
+            },
             "steps": self.steps,
-            "trackers": [{name: getattr(t, name) for name in _Tracker.names} for t in self._trackers],
+            "next_record": self._next_record,
+            "bounds": {name: getattr(self._bounds, name) for name in Bounds.names},
+            "trend": {name: getattr(self._trend, name) for name in Trend.names},
+            "distorted": self._reader.distorted,
+            "top_lam": self._strengths.top,
+            "optimizer": [] if self._settings is None else self._settings.rows,
+            "history": self.history,
         }
+        return copied(state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`. Raises ``ValueError`` when it is of another model."""
-        if not {"steps", "trackers"} <= state.keys():
-            raise ValueError(f"state: expected the state_dict of a monitor, received keys {sorted(state)}.")
-        have = [tuple(t.current.shape) for t in self._trackers]
-        got = [tuple(s["current"].shape) for s in state["trackers"]]
-        if have != got:
-            raise ValueError(f"state: expected running bounds of shapes {have}, received {got}: another model.")
-        self.steps = int(state["steps"])
-        for t, saved in zip(self._trackers, state["trackers"], strict=True):
-            for name in _Tracker.names:
-                setattr(t, name, saved[name].to(t.current.device).clone())
+        """Continue from :meth:`state_dict`.
 
-    def _collect(self, f: Callable[[_Tracker, Tensor], Tensor]) -> dict[str, Tensor]:
+        Raises:
+            ValueError: it is of another model, of a monitor with other settings, or damaged. Nothing has changed then.
+        """
+        check_state(state, self.state_dict())
+        state = copied(dict(state))
+        device = self._bounds.current.device
+        for part, names in ((self._bounds, "bounds"), (self._trend, "trend")):
+            for name, value in state[names].items():
+                setattr(part, name, value.to(device))
+        self.steps, self._next_record = state["steps"], state["next_record"]
+        self._reader.distorted = state["distorted"].to(device)
+        self._reader.forget()
+        self._strengths.top = state["top_lam"]
+        if self._settings is not None:
+            self._settings.rows = state["optimizer"]
+        self.history = state["history"]
+
+    @torch.no_grad()
+    def _dead(self) -> Tensor:
+        """``(J,)`` groups that are certified, screened, or zero for good. New certificates are given on the way."""
+        dead = self._bounds.grant(self._ratios(), self.safety)
+        fading = self._trend.fading(self._all(Unit.norms), self.screen)
+        shallow = self._beside([_same(u.depth == 2, u, fading.device) for u in self._units])
+        still = self._beside([c.at_rest() for c in self._conditions()])
+        return dead | (fading & shallow) | still
+
+    def _ratios(self) -> Tensor:
+        """``(J,)`` margin of every group for a bound of one; infinite where the theorem does not hold."""
+        ratios = self._beside([c.ratio(self.evidence) for c in self._conditions()])
+        return ratios.masked_fill(self._reader.distorted, math.inf)
+
+    def _conditions(self) -> list[Condition]:
         places = self._places()
-        out: dict[str, list[Tensor]] = {}
-        for t in self._trackers:
-            out.setdefault(t.unit.groups, []).append(f(t, self._dead(t, places)))
-        return {name: torch.cat(parts) for name, parts in out.items()}
-
-    def _dead(self, t: _Tracker, places: _Places) -> Tensor:
-        factors = t.unit.factor_norms()
-        zero = factors.amax(0) == 0
-        if self.steps < self.window or t.frozen:
-            return zero
-        dead = zero | (self._margin(t, factors, places) < 1)
-        if t.unit.depth == 2:
-            norm = factors.prod(0)
-            dead = dead | ((norm < self.screen * t.peak) & (norm < t.last_norm))
-        return dead
-
-    def _margin(self, t: _Tracker, factors: Tensor, places: _Places) -> Tensor:
-        return margin(self._sizes(t.unit, factors, places), self.safety * t.bound, self.lam[t.unit.groups])
-
-    def _sizes(self, unit: Unit, factors: Tensor, places: _Places) -> Tensor:
-        """``(D, J)`` sizes of the factors, enlarged by where the momentum points (see ``momentum_shift``)."""
-        if not any("momentum_buffer" in self._state(p) for p in unit.factors):
-            return factors
-        shifted = [self._shifted(unit, p, places) for p in unit.factors]
-        ahead = torch.cat([unit.norms_of(shifted[:-1]).unsqueeze(0), shifted[-1].abs()])
-        return torch.maximum(factors, ahead)
-
-    def _shifted(self, unit: Unit, p: nn.Parameter, places: _Places) -> Tensor:
-        velocity = self._state(p).get("momentum_buffer")
-        value = wide(full(p.detach()))
-        shift = self._shift(unit, p, places)
-        return value if velocity is None or not shift else value - shift * wide(full(velocity))
-
-    def _state(self, p: nn.Parameter) -> dict[str, Any]:
-        return self.optimizer.state.get(p, {}) if isinstance(self.optimizer, torch.optim.SGD) else {}
-
-    def _shift(self, unit: Unit, p: nn.Parameter, places: _Places) -> float | None:
-        group, top = places[id(p)]
-        kappa = weight_decay_of(self.lam[unit.groups], unit.depth)
-        return momentum_shift(top, group.get("momentum", 0.0), kappa, bool(group.get("nesterov")))
-
-    def _places(self) -> _Places:
-        """By parameter: its group in the optimizer, and the largest step size the certificate has to reckon with."""
-        if self.optimizer is None:
-            return {}
-        check_decay(self.optimizer, [t.unit for t in self._trackers], self.lam, self.penalty_in_loss)
-        self._note_learning_rates()
-        out: _Places = {}
-        for group, seen in zip(self.optimizer.param_groups, self._top_lr, strict=True):
-            top = max(seen, float(group["lr"]), float(group.get("initial_lr", 0.0)), float(group.get("max_lr", 0.0)))
-            out.update({id(p): (group, top) for p in group["params"]})
+        self._strengths.look(places)
+        out = []
+        for unit in self._units:
+            mine = [places[id(p)] for p in unit.factors] if places else []
+            kappa, top = self._strengths.kappa(unit), self._strengths.top_kappa(unit, places)
+            out.append(Condition(unit, kappa, top, self.optimizer, mine))
         return out
 
-    def _note_learning_rates(self) -> None:
-        """Remember the largest step size of each parameter group: the shift must hold for every later one."""
-        if self.optimizer is None:
-            return
-        groups = self.optimizer.param_groups
-        self._top_lr += [0.0] * (len(groups) - len(self._top_lr))
-        for i, group in enumerate(groups):
-            if not isinstance(group["lr"], Tensor):  # a tensor may live on the device: do not wait for it in every step
-                self._top_lr[i] = max(self._top_lr[i], group["lr"])
+    def _places(self) -> dict[int, Place]:
+        return {} if self._settings is None else self._settings.places()
 
+    def _kappas(self) -> list[float]:
+        return [self._strengths.kappa(unit) for unit in self._units]
+
+    @torch.no_grad()
     def _record(self) -> None:
-        groups: dict[str, dict[str, Any]] = {}
-        for name, masks in self.absorbed().items():
-            groups[name] = {"groups": masks.numel(), "absorbed": masks.sum()}
-        for t in self._trackers:
-            row = groups[t.unit.groups]
-            row["below_threshold"] = row.get("below_threshold", 0) + (t.norm <= FLOAT32_EPS).sum()
+        """A row of the history; for D = 2 the end of a window of norms."""
+        norms = self._all(Unit.norms)
+        self._trend.follow(norms)
+        below = self._by_name(norms <= FLOAT32_EPS)
+        groups = {
+            name: {
+                "groups": mask.numel(),
+                "absorbed": mask.sum(),
+                "below_threshold": below[name].sum(),
+            }
+            for name, mask in self.absorbed().items()
+        }
         self.history.append({"step": self.steps, "groups": groups})
+        growing = max(SHORTEST, self.steps // 2)
+        self._next_record = self.steps + (growing if self.window is None else self.window)
+
+    def _all(self, f: Callable[[Unit], Tensor]) -> Tensor:
+        return self._beside([f(unit) for unit in self._units])
+
+    @staticmethod
+    def _beside(parts: list[Tensor]) -> Tensor:
+        """One entry a group, over all units, on the device of the first."""
+        return torch.cat([x.to(parts[0].device) for x in parts])
+
+    def _by_name(self, rows: Tensor) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {}
+        each = rows.split([unit.n_groups for unit in self._units])
+        for unit, part in zip(self._units, each, strict=True):
+            parts.setdefault(unit.groups, []).append(part.to(unit.gamma.device))
+        return {name: torch.cat(found) for name, found in parts.items()}
+
+
+def _same(value: bool, unit: Unit, device: torch.device) -> Tensor:
+    """One truth for all groups of a unit."""
+    return torch.full((unit.n_groups,), value, device=device)
 
 
 def certified_groups(model: nn.Module, monitor: AbsorptionMonitor | None) -> dict[str, Tensor]:
     """The masks of a monitor of this very model (wrapped or not), or none."""
     if monitor is None:
         return {}
-    if {id(u.gamma) for u in units(model)} != {id(t.unit.gamma) for t in monitor._trackers}:
+    if {id(u.gamma) for u in units(model)} != {id(u.gamma) for u in monitor._units}:
         raise ValueError("monitor: expected one made for this model, received the monitor of another one.")
     return monitor.absorbed()

@@ -5,7 +5,7 @@ Nothing is remembered outside the modules, so a copied, wrapped, sharded or re-l
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,6 +97,18 @@ class Unit:
             total = part if total is None else total + part
         assert total is not None
         return total.sqrt()
+
+    def zero_in(self, entries: Sequence[Tensor]) -> Tensor:
+        """``(J,)`` groups with nothing but exact zeros in tensors shaped like the factors, gates last."""
+        *primary, gates = entries
+        found = (full(gates) == 0).all(0)
+        for site, x in zip(self.sites, primary, strict=True):
+            found = found & (site.gate.group_sums((full(x) != 0).float()) == 0)
+        return found
+
+    def smallest_norm(self, dtype: torch.dtype) -> Tensor:
+        """``(J,)`` what :meth:`norms_of` may lose: entries whose squares are rounded to zero have no larger norm."""
+        return (self.sizes.to(self.gamma.device) * torch.finfo(dtype).tiny).sqrt().to(dtype)
 
     def gates(self) -> Tensor:
         """``(D-1, J)`` gates, detached, in at least float32."""

@@ -1,0 +1,245 @@
+r"""Norms of the data gradient of every group, read when a backward pass ends.
+
+No place in a training loop can be wrong for them: hooks on the gates run in ``backward``, and the gradients are read
+when it has ended, after DDP and FSDP have averaged them and before anybody clips, unscales or zeroes them.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Variable
+
+from dgating._gate import gate_product
+from dgating._units import Unit, full, wide
+
+ROUNDING = 1e-5  # how far rounding takes the ratio of two norms from a power of two
+ALIGNED = 1e-4  # one minus the cosine from which two gradients have different directions
+
+
+class Gradients:
+    r"""The gradients of all groups of a model, side by side.
+
+    :math:`\nabla_{\omega_j} L_0 = (\prod_d \gamma_{j,d}) \nabla_{W_j} L_0`, so that the norms of the latter cost one
+    pass over the gradients of the primary weights, and no backward pass of their own.
+    """
+
+    def __init__(self, units: Sequence[Unit]) -> None:
+        self.units = units
+        # the smallest norm that is measured: squares of less are rounded to zero or have lost digits
+        self.floors = [1e3 * unit.smallest_norm(unit.gates().dtype) for unit in units]
+
+    @property
+    def present(self) -> bool:
+        """Whether any primary weight has a gradient."""
+        return any(site.omega.grad is not None for unit in self.units for site in unit.sites)
+
+    def marks(self) -> list[tuple[int, int]]:
+        """What changes when a gradient is replaced or written to: identity and version of each."""
+        grads = [p.grad for unit in self.units for p in unit.factors]
+        return [(id(g), -1 if g is None else g._version) for g in grads]
+
+    def gate_norm(self) -> Tensor:
+        """The norm of the gradients of all gates: a small number that shows how all gradients were scaled."""
+        grads = [full(u.gamma.grad) for u in self.units if u.gamma.grad is not None]
+        return nn.utils.get_total_norm(grads)
+
+    def signature(self) -> Tensor:
+        """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""
+        parts = [full(u.gamma.grad).flatten() for u in self.units if u.gamma.grad is not None]
+        sites = [site.omega.grad for unit in self.units for site in unit.sites]
+        parts += [torch.linalg.vector_norm(full(g)).view(1) for g in sites if g is not None]
+        return torch.cat([wide(x).to(parts[0].device) for x in parts])
+
+    def norms(self, kappas: Sequence[float] | None = None, scale: float | Tensor = 1.0) -> Tensor:
+        r"""``(J,)`` :math:`\|\nabla_{W_j} L_0\|`; zero where it is not finite or too small to measure.
+
+        Args:
+            kappas: for each unit the :math:`2\lambda/D` of a penalty in the loss, which is taken out.
+            scale: factor by which the gradients are too large.
+        """
+        kappas = kappas or [0.0] * len(self.units)
+        found = [
+            _norms_of(unit, floor, kappa, scale)
+            for unit, floor, kappa in zip(self.units, self.floors, kappas, strict=True)
+        ]
+        return torch.cat([x.to(found[0].device) for x in found])
+
+
+def _norms_of(unit: Unit, floor: Tensor, kappa: float, scale: float | Tensor) -> Tensor:
+    grads = []
+    for site in unit.sites:
+        omega = site.omega
+        grad = torch.zeros_like(omega) if omega.grad is None else omega.grad
+        if kappa:
+            grad = wide(full(grad)) - (kappa * scale) * wide(full(omega.detach()))
+        grads.append(grad)
+    raw = unit.norms_of(grads)
+    gates = gate_product(unit.gates()).abs()
+    norms = raw / (gates * scale)
+    measurable = (raw > floor) & (gates > 1e-30)  # a smaller product of the gates has lost digits
+    return torch.where(measurable & torch.isfinite(norms), norms, torch.zeros_like(norms))
+
+
+class GradientReader:
+    """Give the norms of every step to a function, once a step, whenever the step is closed.
+
+    Args:
+        gradients: the gradients.
+        optimizer: a step of it closes a step, too, if nobody else has.
+        kappas: for a penalty in the loss, a function that returns :math:`2\\lambda/D` of each unit now.
+        added_later: whether a penalty is added to the gradients after ``backward``.
+        observe: takes the ``(J,)`` norms.
+
+    Attributes:
+        paused: ignore what backward passes leave.
+        distorted: whether gradients that hold a penalty ever changed their direction before a step.
+    """
+
+    def __init__(
+        self,
+        gradients: Gradients,
+        optimizer: torch.optim.Optimizer | None,
+        kappas: Callable[[], list[float]] | None,
+        added_later: bool,
+        observe: Callable[[Tensor], None],
+    ) -> None:
+        self.gradients, self.kappas, self.added_later = gradients, kappas, added_later
+        self.observe = observe
+        self.paused = False
+        self.closed = False  # whether a step was closed since the last call of `update`
+        self.distorted = torch.zeros((), dtype=torch.bool, device=gradients.floors[0].device)
+        self._norms: Tensor | None = None  # of the last backward pass, and what they were read from
+        self._marks: list[tuple[int, int]] | None = None
+        self._gate_norm: Tensor | None = None
+        self._signature: Tensor | None = None
+        _after_backward([u.gamma for u in gradients.units], self.backward_ended)
+        if optimizer is not None:
+            _before_step(optimizer, self.step_begins)
+
+    @torch.no_grad()
+    def backward_ended(self) -> None:
+        """Read the gradients, before anybody changes them."""
+        if self.paused:
+            return
+        self._marks = self.gradients.marks()
+        self._gate_norm = self.gradients.gate_norm()
+        if self.kappas is None:
+            self._norms = self.gradients.norms()
+        else:  # a penalty can be taken out only when the scale of the loss is known
+            self._signature = self.gradients.signature()
+
+    @torch.no_grad()
+    def step_begins(self) -> None:
+        """The optimizer is about to use the gradients."""
+        if self._marks is not None:
+            self.close(None)
+        if self._signature is not None and self.gradients.present:
+            # clipping by norm scales penalty and data alike, which the theorem allows
+            then, now = self._signature, self.gradients.signature()
+            lengths = torch.linalg.vector_norm(then) * torch.linalg.vector_norm(now)
+            self.distorted |= torch.dot(then, now) < (1 - ALIGNED) * lengths
+            self._signature = None
+
+    @torch.no_grad()
+    def update(self, grad_scale: float | Tensor | None) -> bool:
+        """The caller closes a step; whether there was one."""
+        if self._marks is not None:
+            self.close(grad_scale)
+        elif not self.closed:
+            if not self.gradients.present:
+                return False
+            # no backward pass has accumulated these gradients, or it was before there was a reader
+            scale = 1.0 if grad_scale is None else grad_scale
+            self.observe(self.gradients.norms(self._kappas(), scale))
+        self.closed = False
+        return True
+
+    def close(self, grad_scale: float | Tensor | None) -> None:
+        """Give away what the last backward pass has left."""
+        untouched = self._marks == self.gradients.marks()
+        self._marks, self.closed = None, True
+        if self.kappas is not None:
+            if not self.gradients.present:
+                return  # gone, and the penalty in them cannot be taken out any more
+            scale = 1 / self._reduction()[0] if grad_scale is None else grad_scale
+            self.observe(self.gradients.norms(self._kappas(), scale))
+            return
+        assert self._norms is not None
+        if grad_scale is not None:
+            self.observe(self._norms / grad_scale)
+        elif self.added_later or not self.gradients.present:
+            self.observe(self._norms)
+        elif untouched:  # as far as their version tells: unscaling leaves no trace there
+            self.observe(self._norms / self._reduction()[1])
+        else:
+            now, loss_scale = self.gradients.norms(), self._reduction()[1]
+            self.observe(torch.maximum(self._norms / loss_scale, now))
+
+    def _reduction(self) -> tuple[Tensor, Tensor]:
+        """By how much gradients were clipped, and unscaled, since the backward pass: one factor each is not one.
+
+        A ``GradScaler`` multiplies by a power of two, so that no digit changes; clipping divides by some other number.
+        """
+        assert self._gate_norm is not None
+        factor = self._gate_norm / self.gradients.gate_norm()
+        power = factor.log2()
+        unscaled = (power - power.round()).abs() < ROUNDING
+        one = torch.ones_like(factor)
+        return torch.where(unscaled, one, factor), torch.where(unscaled, factor, one)
+
+    def forget(self) -> None:
+        """As if there had been no backward pass."""
+        self._norms = self._gate_norm = self._signature = self._marks = None
+        self.closed = False
+
+    def _kappas(self) -> list[float] | None:
+        return None if self.kappas is None else self.kappas()
+
+
+def _after_backward(params: Sequence[nn.Parameter], method: Callable[[], None]) -> None:
+    """Call a bound method once at the end of every backward pass that reaches one of the parameters.
+
+    Its object is held weakly, and the hooks go with it.
+    """
+    call = weakref.WeakMethod(method)
+    queued = -1  # the number of the backward pass that has a call in its queue already
+
+    def last() -> None:
+        if (found := call()) is not None:
+            found()
+
+    def arrived(_: Tensor) -> None:
+        nonlocal queued
+        number = torch._C._current_graph_task_id()
+        if number == -1:  # a wrapper runs the hooks of its parameters outside of a backward pass
+            last()
+        elif number != queued:
+            queued = number
+            # queued twice: callbacks of DDP and FSDP, queued in this pass, change gradients before ours
+            engine: Any = Variable._execution_engine
+            engine.queue_callback(lambda: engine.queue_callback(last))
+
+    for p in params:
+        handle = p.register_post_accumulate_grad_hook(arrived)
+        weakref.finalize(_owner(method), handle.remove)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, method: Callable[[], None]) -> None:
+    """Call a bound method before every step of an optimizer, for as long as its object lives."""
+    call = weakref.WeakMethod(method)
+
+    def begins(*_: Any) -> None:
+        if (found := call()) is not None:
+            found()
+
+    handle = optimizer.register_step_pre_hook(begins)
+    weakref.finalize(_owner(method), handle.remove)
+
+
+def _owner(method: Callable[[], None]) -> Any:
+    return method.__self__  # type: ignore[attr-defined]

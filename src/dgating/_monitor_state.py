@@ -1,0 +1,86 @@
+"""Checks of what a monitor is given: its options, and a state of another run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dgating._optim import check_number
+
+
+def check_options(window: object, safety: float, screen: float, max_lr: float, two_penalties: bool) -> None:
+    """Raise unless the options of a monitor make sense."""
+    whole = isinstance(window, int) and not isinstance(window, bool)
+    if window is not None and not (whole and window >= 1):  # type: ignore[operator]
+        raise ValueError(f"window: expected a number of observations >= 1, or None, received {window!r}.")
+    for name, value in (("safety", safety), ("screen", screen), ("max_lr", max_lr)):
+        check_number(name, value)
+    if not safety >= 1:
+        raise ValueError(f"safety: expected a factor >= 1, received {safety!r}.")
+    if not 0 < screen < 1:
+        raise ValueError(f"screen: expected a share in (0, 1), received {screen!r}.")
+    if two_penalties:
+        raise ValueError("penalty_in_loss, penalty_in_grad: expected one of them, received both.")
+
+
+def check_state(state: object, like: Mapping[str, Any]) -> None:
+    """Raise unless a state could have come from a monitor with the present state ``like``."""
+    if not isinstance(state, Mapping) or state.get("format") != like["format"]:
+        got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+        raise ValueError(f"state: expected the state_dict of a monitor ({like['format']}), received {got}.")
+    if state.keys() != like.keys():
+        raise ValueError(f"state: expected {sorted(like)}, received {sorted(state)}.")
+    for part in ("bounds", "trend"):
+        for name, mine in like[part].items():
+            _check_tensor(f"{part}.{name}", state[part].get(name), mine)
+    _check_tensor("distorted", state["distorted"], like["distorted"])
+    for name, mine in like["settings"].items():
+        theirs = state["settings"].get(name)
+        if theirs != mine:
+            raise ValueError(
+                f"state: it is of a monitor with {name} = {theirs!r}, this one has {mine!r}. Make "
+                "the monitor as it was made in the run that is resumed."
+            )
+    _check_steps(state)
+    rows, have = state["optimizer"], like["optimizer"]
+    if not isinstance(rows, Sequence) or len(rows) != len(have):
+        raise ValueError(f"state: expected {len(have)} parameter groups, received {rows!r}.")
+    for row, mine in zip(rows, have, strict=True):
+        if not isinstance(row, Mapping) or row.keys() != mine.keys():
+            raise ValueError(f"state: expected numbers {sorted(mine)} a parameter group, received {row!r}.")
+        for name, value in row.items():
+            check_number(name, value)
+
+
+def _check_tensor(name: str, value: object, mine: Tensor) -> None:
+    if not isinstance(value, Tensor) or value.dtype != mine.dtype:
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"state: expected {name} of {mine.dtype}, received {got}.")
+    if value.shape != mine.shape:
+        raise ValueError(
+            f"state: expected {name} of shape {tuple(mine.shape)}, received {tuple(value.shape)}: "
+            "it is of another model."
+        )
+    if value.dtype != torch.bool and bool((value.isnan() | (value < 0)).any()):
+        raise ValueError(f"state: expected numbers >= 0 in {name}, received others.")
+
+
+def _check_steps(state: Mapping[str, Any]) -> None:
+    for name in ("steps", "next_record"):
+        value = state[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise ValueError(f"state: expected {name} >= 0, received {value!r}.")
+    for name, lam in state["top_lam"].items():
+        check_number(f"state: the strength of {name!r}", lam)
+
+
+def copied(x: Any) -> Any:
+    """Nested dicts and lists with the same leaves; tensors are cloned."""
+    if isinstance(x, Mapping):
+        return {key: copied(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [copied(value) for value in x]
+    return x.clone() if isinstance(x, Tensor) else x

@@ -189,8 +189,7 @@ class AbsorptionMonitor:
             RuntimeError: there was no backward pass since the last call, or the model is not gated any more.
         """
         self._strengths.note()
-        if not self._reader.update(grad_scale):
-            raise RuntimeError("monitor.update: no gated weight has a gradient. Call it after backward, once a step.")
+        self._reader.update(grad_scale)
         if self._settings is not None:
             self._settings.note()
         self.steps += 1
@@ -279,6 +278,7 @@ class AbsorptionMonitor:
             },
             "steps": self.steps,
             "next_record": self._next_record,
+            "until_check": self._bounds.until_check,
             "bounds": {name: getattr(self._bounds, name) for name in Bounds.names},
             "trend": {name: getattr(self._trend, name) for name in Trend.names},
             "distorted": self._reader.distorted,
@@ -301,6 +301,7 @@ class AbsorptionMonitor:
             for name, value in state[names].items():
                 setattr(part, name, value.to(device))
         self.steps, self._next_record = state["steps"], state["next_record"]
+        self._bounds.until_check = state["until_check"]
         self._reader.distorted = state["distorted"].to(device)
         self._reader.forget()
         self._strengths.top = state["top_lam"]

@@ -38,6 +38,7 @@ class Bounds:
     def __init__(self, n_groups: int, device: torch.device, dtype: torch.dtype, window: int | None) -> None:
         numbers = {"device": device, "dtype": dtype}
         self.window = None if window is None else max(window, FEWEST)
+        self.until_check = self.stride = max(1, (self.window or SHORTEST) // 20)
         self.current = torch.zeros(n_groups, **numbers)
         self.count = torch.zeros(n_groups, dtype=torch.int64, device=device)
         self.total = torch.zeros_like(self.count)
@@ -53,7 +54,10 @@ class Bounds:
         self.granted.masked_fill_(broken, math.inf)
         torch.maximum(self.current, norms, out=self.current)
         self.count += norms > 0
-        self._end_windows()
+        self.until_check -= 1
+        if self.until_check == 0:
+            self.until_check = self.stride
+            self._end_windows()
 
     def _end_windows(self) -> None:
         if self.window is None:

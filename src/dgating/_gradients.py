@@ -30,30 +30,37 @@ class Gradients:
 
     def __init__(self, units: Sequence[Unit]) -> None:
         self.units = units
+        # kept, because finding a parameter of a parametrised module takes longer than reading its gradient
+        self.omegas = [[site.omega for site in unit.sites] for unit in units]
+        self.gates = [unit.gamma for unit in units]
         # the smallest norm that is measured: squares of less are rounded to zero or have lost digits
-        self.floors = [1e3 * unit.smallest_norm(unit.gates().dtype) for unit in units]
+        self.floors = _beside([1e3 * u.smallest_norm(u.gates().dtype) for u in units])
+
+    def check(self) -> None:
+        """Raise unless the model is still gated as it was, and has a gradient."""
+        found = [site.omega for unit in self.units for site in unit.sites]
+        if all(p.grad is None for p in found):
+            raise RuntimeError("monitor.update: no gated weight has a gradient. Call it after backward, once a step.")
 
     @property
     def present(self) -> bool:
         """Whether any primary weight has a gradient."""
-        return any(site.omega.grad is not None for unit in self.units for site in unit.sites)
+        return any(p.grad is not None for omegas in self.omegas for p in omegas)
 
     def marks(self) -> list[tuple[int, int]]:
         """What changes when a gradient is replaced or written to: identity and version of each."""
-        grads = [p.grad for unit in self.units for p in unit.factors]
+        grads = [p.grad for omegas in (*self.omegas, self.gates) for p in omegas]
         return [(id(g), -1 if g is None else g._version) for g in grads]
 
     def gate_norm(self) -> Tensor:
         """The norm of the gradients of all gates: a small number that shows how all gradients were scaled."""
-        grads = [full(u.gamma.grad) for u in self.units if u.gamma.grad is not None]
-        return nn.utils.get_total_norm(grads)
+        return torch.linalg.vector_norm(_beside(self._of_gates()))
 
     def signature(self) -> Tensor:
         """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""
-        parts = [full(u.gamma.grad).flatten() for u in self.units if u.gamma.grad is not None]
-        sites = [site.omega.grad for unit in self.units for site in unit.sites]
-        parts += [torch.linalg.vector_norm(full(g)).view(1) for g in sites if g is not None]
-        return torch.cat([wide(x).to(parts[0].device) for x in parts])
+        grads = [p.grad for omegas in self.omegas for p in omegas if p.grad is not None]
+        norms = [torch.linalg.vector_norm(full(grad)).view(1) for grad in grads]
+        return _beside([wide(x) for x in (*self._of_gates(), *norms)])
 
     def norms(self, kappas: Sequence[float] | None = None, scale: float | Tensor = 1.0) -> Tensor:
         r"""``(J,)`` :math:`\|\nabla_{W_j} L_0\|`; zero where it is not finite or too small to measure.
@@ -63,26 +70,34 @@ class Gradients:
             scale: factor by which the gradients are too large.
         """
         kappas = kappas or [0.0] * len(self.units)
-        found = [
-            _norms_of(unit, floor, kappa, scale)
-            for unit, floor, kappa in zip(self.units, self.floors, kappas, strict=True)
-        ]
-        return torch.cat([x.to(found[0].device) for x in found])
+        each = zip(self.units, self.omegas, kappas, strict=True)
+        raw = _beside([_squares(unit, omegas, k, scale) for unit, omegas, k in each]).sqrt()
+        gates = _beside([gate_product(wide(full(g.detach()))) for g in self.gates]).abs()
+        norms = raw / (gates * scale)
+        # a smaller product of the gates has lost digits; an overflow (AMP) is skipped by the scaler, and here
+        seen = (raw > self.floors) & (gates > 1e-30) & torch.isfinite(norms)
+        return norms.where(seen, 0.0)
+
+    def _of_gates(self) -> list[Tensor]:
+        return [full(p.grad).flatten() for p in self.gates if p.grad is not None]
 
 
-def _norms_of(unit: Unit, floor: Tensor, kappa: float, scale: float | Tensor) -> Tensor:
+def _squares(unit: Unit, omegas: Sequence[nn.Parameter], kappa: float, scale: float | Tensor) -> Tensor:
+    """``(J,)`` squared norms of the gradients of the primary weights."""
     grads = []
-    for site in unit.sites:
-        omega = site.omega
+    for omega in omegas:
         grad = torch.zeros_like(omega) if omega.grad is None else omega.grad
         if kappa:
             grad = wide(full(grad)) - (kappa * scale) * wide(full(omega.detach()))
         grads.append(grad)
-    raw = unit.norms_of(grads)
-    gates = gate_product(unit.gates()).abs()
-    norms = raw / (gates * scale)
-    measurable = (raw > floor) & (gates > 1e-30)  # a smaller product of the gates has lost digits
-    return torch.where(measurable & torch.isfinite(norms), norms, torch.zeros_like(norms))
+    return unit.square_sums(grads)
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    """One after the other, on the device of the first."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([x.to(parts[0].device) for x in parts])
 
 
 class GradientReader:
@@ -112,7 +127,7 @@ class GradientReader:
         self.observe = observe
         self.paused = False
         self.closed = False  # whether a step was closed since the last call of `update`
-        self.distorted = torch.zeros((), dtype=torch.bool, device=gradients.floors[0].device)
+        self.distorted = torch.zeros((), dtype=torch.bool, device=gradients.floors.device)
         self._norms: Tensor | None = None  # of the last backward pass, and what they were read from
         self._marks: list[tuple[int, int]] | None = None
         self._gate_norm: Tensor | None = None
@@ -146,18 +161,16 @@ class GradientReader:
             self._signature = None
 
     @torch.no_grad()
-    def update(self, grad_scale: float | Tensor | None) -> bool:
-        """The caller closes a step; whether there was one."""
+    def update(self, grad_scale: float | Tensor | None) -> None:
+        """The caller closes a step. Raises ``RuntimeError`` when there was none."""
         if self._marks is not None:
             self.close(grad_scale)
         elif not self.closed:
-            if not self.gradients.present:
-                return False
+            self.gradients.check()
             # no backward pass has accumulated these gradients, or it was before there was a reader
             scale = 1.0 if grad_scale is None else grad_scale
             self.observe(self.gradients.norms(self._kappas(), scale))
         self.closed = False
-        return True
 
     def close(self, grad_scale: float | Tensor | None) -> None:
         """Give away what the last backward pass has left."""
@@ -166,7 +179,7 @@ class GradientReader:
         if self.kappas is not None:
             if not self.gradients.present:
                 return  # gone, and the penalty in them cannot be taken out any more
-            scale = 1 / self._reduction()[0] if grad_scale is None else grad_scale
+            scale = 1 / self._clipped() if grad_scale is None else grad_scale
             self.observe(self.gradients.norms(self._kappas(), scale))
             return
         assert self._norms is not None
@@ -174,23 +187,27 @@ class GradientReader:
             self.observe(self._norms / grad_scale)
         elif self.added_later or not self.gradients.present:
             self.observe(self._norms)
-        elif untouched:  # as far as their version tells: unscaling leaves no trace there
-            self.observe(self._norms / self._reduction()[1])
         else:
-            now, loss_scale = self.gradients.norms(), self._reduction()[1]
-            self.observe(torch.maximum(self._norms / loss_scale, now))
+            norms = self._norms / self._unscaled()
+            # unscaling leaves no trace in the version of a gradient, anything else does
+            self.observe(norms if untouched else torch.maximum(norms, self.gradients.norms()))
 
-    def _reduction(self) -> tuple[Tensor, Tensor]:
-        """By how much gradients were clipped, and unscaled, since the backward pass: one factor each is not one.
+    def _unscaled(self) -> Tensor:
+        """The factor by which a loss scale was taken out of the gradients since the backward pass.
 
         A ``GradScaler`` multiplies by a power of two, so that no digit changes; clipping divides by some other number.
         """
-        assert self._gate_norm is not None
-        factor = self._gate_norm / self.gradients.gate_norm()
+        factor = self._reduction()
         power = factor.log2()
-        unscaled = (power - power.round()).abs() < ROUNDING
-        one = torch.ones_like(factor)
-        return torch.where(unscaled, one, factor), torch.where(unscaled, factor, one)
+        return factor.where((power - power.round()).abs() < ROUNDING, 1.0)
+
+    def _clipped(self) -> Tensor:
+        """The factor by which gradients were reduced otherwise."""
+        return self._reduction() / self._unscaled()
+
+    def _reduction(self) -> Tensor:
+        assert self._gate_norm is not None
+        return self._gate_norm / self.gradients.gate_norm()
 
     def forget(self) -> None:
         """As if there had been no backward pass."""

@@ -69,7 +69,7 @@ def _check_tensor(name: str, value: object, mine: Tensor) -> None:
 
 
 def _check_steps(state: Mapping[str, Any]) -> None:
-    for name in ("steps", "next_record"):
+    for name in ("steps", "next_record", "until_check"):
         value = state[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"state: expected {name} >= 0, received {value!r}.")

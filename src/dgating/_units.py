@@ -89,14 +89,15 @@ class Unit:
         """``(J,)`` Euclidean norms of the primary weights, over all sites, in at least float32."""
         return self.norms_of([s.omega.detach() for s in self.sites])
 
-    def norms_of(self, entries: list[Tensor]) -> Tensor:
+    def norms_of(self, entries: Sequence[Tensor]) -> Tensor:
         """``(J,)`` Euclidean norms of tensors shaped like the primary weights (gradients, buffers)."""
-        total = None
-        for site, x in zip(self.sites, entries, strict=True):
-            part = site.gate.group_sums(wide(full(x)).square())
-            total = part if total is None else total + part
-        assert total is not None
-        return total.sqrt()
+        return self.square_sums(entries).sqrt()
+
+    def square_sums(self, entries: Sequence[Tensor]) -> Tensor:
+        """``(J,)`` squares of :meth:`norms_of`."""
+        sites = zip(self.sites, entries, strict=True)
+        parts = [site.gate.group_sums(wide(full(x)).square()) for site, x in sites]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
     def zero_in(self, entries: Sequence[Tensor]) -> Tensor:
         """``(J,)`` groups with nothing but exact zeros in tensors shaped like the factors, gates last."""

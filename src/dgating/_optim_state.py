@@ -12,6 +12,22 @@ ROLE = "dgating"  # key of the parameter-group dicts made by param_groups; value
 REST_DECAY = "dgating_rest_weight_decay"  # the user's own decay, for the weights once they are collapsed
 
 
+def bare(optimizer: Any) -> Any:
+    """The optimizer inside wrappers that only pass it on (``accelerate``'s and Lightning's); else itself.
+
+    Such a wrapper has the very parameter groups and state of what its attribute ``optimizer`` holds. One with a state
+    of its own (Lookahead) does more than the optimizer in it, and is the optimizer.
+    """
+    while True:
+        inner = getattr(optimizer, "optimizer", None)
+        if inner is optimizer or not isinstance(inner, torch.optim.Optimizer):
+            return optimizer
+        shared = all(getattr(optimizer, name, None) is getattr(inner, name) for name in ("param_groups", "state"))
+        if not shared:
+            return optimizer
+        optimizer = inner
+
+
 def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]) -> None:
     """Raise unless the optimizer updates every one of ``params`` and keeps state that can be edited entry by entry."""
     if not isinstance(optimizer, torch.optim.Optimizer):

@@ -46,11 +46,10 @@ def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]
         )
 
 
-def zero_state(optimizer: torch.optim.Optimizer, p: nn.Parameter, mask: Tensor) -> None:
-    """Zero the masked entries of every state tensor shaped like ``p`` (momentum, Adam's moments)."""
-    for key, value in optimizer.state.get(p, {}).items():
-        if key != "step" and isinstance(value, Tensor) and value.shape == p.shape:
-            value.masked_fill_(mask, 0)
+def entry_state(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> list[Tensor]:
+    """The state tensors shaped like ``p``, one number an entry: momentum, Adam's moments."""
+    kept = optimizer.state.get(p, {})
+    return [x for key, x in kept.items() if key != "step" and isinstance(x, Tensor) and x.shape == p.shape]
 
 
 def hand_over(

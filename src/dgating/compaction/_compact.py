@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dgating._checks import check_eager
+from dgating._optim_state import bare
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
 from dgating.compaction._check import check_runs, check_same
 from dgating.compaction._graphs import graph_copy, rewritten_module
@@ -75,6 +76,7 @@ def compact(
     args, named = split_inputs(example_inputs, kwargs)
     named = call_kwargs(model, named)
     training = optimizer is not None  # it goes on: what leaves must do nothing in training mode, too
+    optimizer = bare(optimizer)
     if optimizer is not None:
         check_sliceable(optimizer, model)
     if target == "graph":

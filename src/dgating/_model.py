@@ -19,7 +19,8 @@ from dgating._migrate import migrated_state
 from dgating._optim_state import bare, check_holds, entry_state, hand_over
 from dgating._plan import PlannedGroups, PlannedPart, check_depth, plan_gating
 from dgating._transaction import all_or_nothing, to_the_end
-from dgating._units import Site, Unit, by_groups, find_units, gate_of, sharded_like, units
+from dgating._units import Site, Unit, by_groups, find_units, gate_of, units
+from dgating._zeros import masked_factors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -133,8 +134,7 @@ def zero_(model: M, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimize
         check_holds(optimizer, [p for unit, _ in chosen for p in unit.factors])
     todo: list[tuple[Tensor, Tensor]] = []
     for unit, mask in chosen:
-        for p, mask_of_p in masked_factors(unit, mask.to(unit.gamma.device)):
-            where = sharded_like(mask_of_p, p)
+        for p, where in masked_factors(unit, mask):
             kept = [] if optimizer is None else entry_state(optimizer, p)
             gradient = [] if p.grad is None else [p.grad]  # a step may follow
             todo += [(x, where) for x in (p, *gradient, *kept)]
@@ -168,13 +168,6 @@ def plan_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Unit
             chosen.append((unit, mask[start : start + unit.n_groups]))
             start += unit.n_groups
     return chosen
-
-
-def masked_factors(unit: Unit, mask: Tensor) -> Iterable[tuple[nn.Parameter, Tensor]]:
-    """Each factor of a unit with a mask that broadcasts to it."""
-    for site in unit.sites:
-        yield site.omega, site.gate.layout.expand(mask.to(site.omega.device), site.gate.labels)
-    yield unit.gamma, mask.unsqueeze(0)
 
 
 def collapse_(

@@ -270,25 +270,32 @@ def test_what_schedulers_add_does_no_harm(schedule: Any) -> None:
 
 
 def test_nothing_of_the_user_is_touched() -> None:
-    """Random numbers, hooks on all optimizers, the optimizer, its parameters and gradients."""
+    """Random numbers, the optimizer, its hooks, its parameters and gradients."""
     p = parameter()
     optimizer = Noisy([p], lr=0.1, momentum=0.9)
     p.grad = torch.ones_like(p)
     optimizer.step()
     calls: list[object] = []
-    handle = register_optimizer_step_post_hook(lambda *args: calls.append(args))
     optimizer.register_step_post_hook(lambda *args: calls.append(args))
-    before = (p.tolist(), p.grad.tolist(), optimizer.state_dict()["state"][0]["momentum_buffer"].tolist())
+    before = (p.tolist(), p.grad.tolist(), optimizer.state[p]["momentum_buffer"].tolist())
     settings, numbers, python = dict(optimizer.param_groups[0]), torch.get_rng_state(), random.getstate()
-    try:
-        assert decay_of(optimizer, optimizer.param_groups[0], p) == "coupled"
-    finally:
-        handle.remove()
+    assert decay_of(optimizer, optimizer.param_groups[0], p) == "coupled"
     assert torch.equal(numbers, torch.get_rng_state())
     assert python == random.getstate()
     assert not calls
-    assert before == (p.tolist(), p.grad.tolist(), optimizer.state_dict()["state"][0]["momentum_buffer"].tolist())
+    assert before == (p.tolist(), p.grad.tolist(), optimizer.state[p]["momentum_buffer"].tolist())
     assert settings == dict(optimizer.param_groups[0])
+
+
+def test_hooks_on_all_optimizers_are_not_called() -> None:
+    optimizer = optim.SGD([parameter()], lr=0.1, momentum=0.123, nesterov=True, dampening=0.0)
+    calls: list[object] = []
+    handle = register_optimizer_step_post_hook(lambda *args: calls.append(args))
+    try:
+        assert decay_of(optimizer, {**optimizer.param_groups[0], "not": "seen before"}, parameter()) == "coupled"
+    finally:
+        handle.remove()
+    assert not calls
 
 
 def test_a_second_look_costs_no_trial() -> None:

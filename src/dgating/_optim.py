@@ -164,6 +164,8 @@ def add_penalty_grad_(model: nn.Module, lam: Lam, grad_scale: float | Tensor = 1
     check_trained(found)
     if not isinstance(grad_scale, Tensor):
         check_number("grad_scale", grad_scale)
+    elif grad_scale.numel() != 1:
+        raise ValueError(f"grad_scale: expected one number, received a tensor of {grad_scale.numel()}.")
     of_decay: dict[tuple[float, torch.device, torch.dtype], list[nn.Parameter]] = {}
     for unit in found:
         decay = weight_decay_of(strength[unit.groups], unit.depth)

@@ -175,14 +175,15 @@ def add_penalty_grad_(model: nn.Module, lam: Lam, grad_scale: float | Tensor = 1
     for (decay, device, _), params in of_decay.items():
         if not decay:
             continue
+        grads: list[Tensor] = []
         for p in params:
             if p.grad is None:
                 p.grad = torch.zeros_like(p)
-        grads = [p.grad for p in params]
+            grads.append(p.grad)
         if isinstance(grad_scale, Tensor):  # its value stays on the device
-            torch._foreach_add_(grads, torch._foreach_mul(params, grad_scale.to(device) * decay))
+            torch._foreach_add_(grads, torch._foreach_mul(params, grad_scale.to(device) * decay))  # type: ignore[reportCallIssue]
         else:
-            torch._foreach_add_(grads, params, alpha=decay * grad_scale)
+            torch._foreach_add_(grads, params, alpha=decay * grad_scale)  # type: ignore[reportCallIssue]
 
 
 def effective_penalty(model: nn.Module, lam: Lam = 1.0) -> Tensor:

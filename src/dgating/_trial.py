@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dgating._optim_state import REST_DECAY, ROLE
+from dgating._units import full
 
 Decay = Literal["coupled", "decoupled", "ignored", "hidden", "unknown"]
 
@@ -129,7 +130,7 @@ def trial(
     settings |= changes
     own = _own_settings(optimizer)
     accepted = _accepted(type(optimizer))
-    arguments = {k: v for k, v in (own | settings).items() if k in accepted}
+    arguments: dict[str, Any] = {k: v for k, v in (own | settings).items() if k in accepted}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -180,7 +181,7 @@ def _step(optimizer: torch.optim.Optimizer, closure: Callable[[], Tensor]) -> No
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if len(inspect.signature(step).parameters) > 1:
-            step(optimizer, closure)
+            step(optimizer, closure)  # type: ignore[call-overload]
         else:
             step(optimizer)  # type: ignore[call-arg]
 
@@ -203,6 +204,6 @@ def moves_zeros(optimizer: torch.optim.Optimizer, group: Mapping[str, Any], p: n
             twin = trial(optimizer, group, q)
             twin.state[q] = {k: v.clone() if isinstance(v, Tensor) else v for k, v in kept.items()}
             _step(twin, lambda: q.new_zeros(()))
-            return bool(((q != 0) & where).any())
+            return bool(full((q != 0) & where).any())
     except Exception:
         return True  # it cannot be tried, and there is state that points somewhere

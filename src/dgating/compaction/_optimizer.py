@@ -40,7 +40,7 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
         for n in plan.folded
         if n not in every and (w := n.removesuffix("bias") + "weight") in every
     }
-    state: dict[nn.Parameter, dict[str, Any]] = {}
+    state: dict[Tensor, dict[str, Any]] = {}
     members: list[list[nn.Parameter]] = []
     for group in optimizer.param_groups:
         params = []

@@ -8,6 +8,7 @@ numbers stay as they are.
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -83,14 +84,13 @@ def _compare(walk: Callable[..., Tensor], start: Tensor) -> Decay:
 
 def _small_tensors(p: Tensor) -> Iterator[Tensor]:
     """Tensors to try, the most precise first, with as many axes as ``p`` where it has few."""
-    n_axes = min(p.ndim, 2)
     for device, dtype, side in [
         (torch.device("cpu"), torch.float64, 4),
         (torch.device("cpu"), torch.float32, 4),
         (p.device, torch.float32, 64),
     ]:
-        numbers = torch.arange(side**n_axes, dtype=dtype, device=device)
-        shape = (side,) * n_axes + (1,) * (p.ndim - n_axes)
+        shape = {0: (), 1: (side * side,)}.get(p.ndim, (side, side) + (1,) * (p.ndim - 2))
+        numbers = torch.arange(math.prod(shape), dtype=dtype, device=device)
         yield (0.5 * torch.cos(1.3 * numbers + 0.2)).view(shape)
 
 

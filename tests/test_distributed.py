@@ -30,20 +30,25 @@ def _data() -> tuple[Tensor, Tensor]:
     return x, x[:, :2] * 2
 
 
-def _train(net: nn.Module, root: nn.Module, x: Tensor, y: Tensor, in_loss: bool) -> tuple[list[Tensor], list[Tensor]]:
+def _train(
+    net: nn.Module, root: nn.Module, x: Tensor, y: Tensor, penalty: str
+) -> tuple[torch.optim.Optimizer, list[Tensor], list[Tensor]]:
     """Losses are means over the rows of this process; gradients are averaged by the wrapper."""
-    optimizer = torch.optim.SGD(dg.param_groups(root, 0.0 if in_loss else LAM), lr=0.05, momentum=0.9)
-    monitor = dg.AbsorptionMonitor(root, LAM, optimizer, window=10, penalty_in_loss=in_loss)
+    decay = penalty == "decay"
+    optimizer = torch.optim.SGD(dg.param_groups(root, LAM if decay else 0.0), lr=0.05, momentum=0.9)
+    monitor = dg.AbsorptionMonitor(root, LAM, optimizer, window=10, penalty_in_loss=not decay)
     for _ in range(STEPS):
         optimizer.zero_grad()
         loss = (net(x) - y).square().mean()
-        (loss + dg.penalty(root, LAM) if in_loss else loss).backward()
+        (loss + dg.penalty(root, LAM) if penalty == "loss" else loss).backward()
+        if penalty == "gradient":
+            dg.add_penalty_grad_(root, LAM)
         monitor.update()
         optimizer.step()
-    return list(dg.group_norms(root).values()), list(monitor.margins().values())
+    return optimizer, list(dg.group_norms(root).values()), list(monitor.margins().values())
 
 
-def _worker(rank: int, port: int, kind: str, in_loss: bool, expected: tuple[list[Tensor], list[Tensor]]) -> None:
+def _worker(rank: int, port: int, kind: str, penalty: str, expected: list[Tensor]) -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -59,23 +64,31 @@ def _worker(rank: int, port: int, kind: str, in_loss: bool, expected: tuple[list
             fully_shard(root[5], mesh=mesh)
             fully_shard(root, mesh=mesh)  # tied groups lie in one unit
         x, y = _data()
-        norms, margins = _train(net, root, x[rank::2], y[rank::2], in_loss)
-        dg.zero_(root, {"units": torch.arange(8) < 3})
+        optimizer, norms, margins = _train(net, root, x[rank::2], y[rank::2], penalty)
+        masks = {"units": torch.arange(8) < 3}
+        dg.zero_(root, masks)
+        with pytest.raises(ValueError, match="3 groups of 'units' are exactly zero, but its state"):
+            dg.check_optimizer(root, optimizer, LAM, penalty != "decay")
+        dg.zero_(root, masks, optimizer)
+        dg.check_optimizer(root, optimizer, LAM, penalty != "decay")
         assert (dg.group_norms(root)["units"] == 0).tolist() == [True] * 3 + [False] * 5
         if kind == "fsdp2":
             with pytest.raises(ValueError, match="sharded"):
                 dg.collapse_(root)
-        for got, want in zip(norms + margins, expected[0] + expected[1], strict=True):
+        for got, want in zip(norms + margins, expected, strict=True):
             torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)
     finally:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(("kind", "in_loss"), [("ddp", False), ("fsdp2", False), ("fsdp2", True)])
-def test_two_processes_equal_one(kind: str, in_loss: bool) -> None:
+@pytest.mark.parametrize(
+    ("kind", "penalty"),
+    [("ddp", "decay"), ("fsdp2", "decay"), ("fsdp2", "loss"), ("ddp", "gradient"), ("fsdp2", "gradient")],
+)
+def test_two_processes_equal_one(kind: str, penalty: str) -> None:
     root = _net()
-    expected = _train(root, root, *_data(), in_loss)
+    _, norms, margins = _train(root, root, *_data(), penalty)
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    mp.spawn(_worker, args=(port, kind, in_loss, expected), nprocs=2, join=True)
+    mp.spawn(_worker, args=(port, kind, penalty, norms + margins), nprocs=2, join=True)

@@ -139,3 +139,55 @@ def test_collapsing_a_part_leaves_the_rest_trained_as_before() -> None:
     assert gamma not in dg.collapse_(net[0], optimizer)
     held = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert held == {id(gamma): 0.2, id(omega): 0.2, id(net[0].weight): 0.01}
+
+
+@pytest.mark.parametrize("gate_lr", [0.2, 0.01, None])
+def test_the_step_size_of_the_gates_counts_in_the_velocity(gate_lr: float | None) -> None:
+    """Closed form: ``v = s v_omega + (r_gates / r_omega) omega sum_d v_d prod_(e != d) gamma_e``."""
+    x, y = _data()
+    net = _net()
+    dg.gate_(net, dg.features(net[0]), depth=3)
+    optimizer = torch.optim.SGD(dg.param_groups(net, 0.05, gate_lr=gate_lr), lr=0.05, momentum=0.9)
+    for _ in range(5):
+        _step(net, optimizer, x, y)
+    omega, gamma = net[0].parametrizations.weight.original, net[0].parametrizations.weight[0].gamma
+    of_omega, of_gamma = (optimizer.state[p]["momentum_buffer"].clone() for p in (omega, gamma))
+    first, second = gamma.detach().clone()
+    rate = 1.0 if gate_lr is None else gate_lr / 0.05
+    by_gates = omega.detach() * (of_gamma[0] * second + of_gamma[1] * first)
+    want = first * second * of_omega + rate * by_gates
+    assert by_gates.abs().max() > 1e-3  # else the rate would not be seen
+    dg.collapse_(net, optimizer)
+    torch.testing.assert_close(optimizer.state[net[0].weight]["momentum_buffer"], want)
+
+
+def test_a_step_size_of_zero_gives_no_infinite_velocity() -> None:
+    x, y = _data()
+    net = _net()
+    dg.gate_(net, dg.features(net[0]), depth=3)
+    optimizer = torch.optim.SGD(dg.param_groups(net, 0.05), lr=0.05, momentum=0.9)
+    _step(net, optimizer, x, y)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0  # the end of a schedule
+    dg.collapse_(net, optimizer)
+    assert optimizer.state[net[0].weight]["momentum_buffer"].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-6, -1e-6, 1e-12, 0.0])
+def test_moments_of_dying_groups_are_divided_by_the_floor(scale: float) -> None:
+    """Below 1e-4 the product of the gates is replaced by it, with its sign: the step, a ratio, stays the same."""
+    x, y = _data()
+    net = _net()
+    dg.gate_(net, dg.features(net[0]), depth=2)
+    optimizer = torch.optim.Adam(dg.param_groups(net, 0.1), lr=0.01)
+    _step(net, optimizer, x, y)
+    omega, gamma = net[0].parametrizations.weight.original, net[0].parametrizations.weight[0].gamma
+    with torch.no_grad():
+        gamma[0, 3] = scale
+    kept = optimizer.state[omega]
+    first, second = kept["exp_avg"][:, 3].clone(), kept["exp_avg_sq"][:, 3].clone()
+    divisor = scale if abs(scale) >= 1e-4 else (-1e-4 if scale < 0 else 1e-4)
+    dg.collapse_(net, optimizer)
+    state = optimizer.state[net[0].weight]
+    torch.testing.assert_close(state["exp_avg"][:, 3], first / divisor)
+    torch.testing.assert_close(state["exp_avg_sq"][:, 3], second / divisor**2)

@@ -238,3 +238,23 @@ def test_no_decay_no_zeros(lam, lr, steps):
     assert (budget.exponent, budget.norm, budget.reachable) == (0, 1, False)
     assert math.inf in (budget.lam_needed, budget.steps_needed)
     assert "too short" in str(budget)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.complex64])
+def test_labels_are_integers(dtype: torch.dtype) -> None:
+    """A mask of two groups is no label: true and false would pass for groups 1 and 0."""
+    labels = torch.tensor([1, 0, 1]).to(dtype)
+    with pytest.raises(TypeError, match=r"labels: expected integers"):
+        dg.group_prox(torch.ones(3), labels, 0.5, 1.0)
+    with pytest.raises(TypeError, match=r"labels: expected integers"):
+        dg.group_lasso_path(torch.randn(8, 3), torch.randn(8), labels, [0.1])
+    with pytest.raises(TypeError, match=r"labels.*integers"):
+        dg.by_labels(torch.nn.Linear(3, 2), labels)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_any_integers_are_labels(dtype: torch.dtype) -> None:
+    labels = torch.tensor([1, 0, 1]).to(dtype)
+    out = dg.group_prox(torch.ones(3), labels, 0.25, 1.0)
+    torch.testing.assert_close(out, dg.group_prox(torch.ones(3), labels.long(), 0.25, 1.0))
+    assert len(dg.by_labels(torch.nn.Linear(3, 2), labels)) == 2

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import dgating as dg
 from dgating._optim_state import bare
 
 
@@ -91,3 +92,111 @@ def test_bare_returns_what_holds_itself_or_no_optimizer() -> None:
     assert bare(itself) is itself
     assert bare(other) is other
     assert bare(None) is None
+
+
+WRAPPERS: dict[str, Any] = {"passing": Passing, "proxy": Proxy, "two": lambda o: Passing(Passing(o))}
+MAKERS: dict[str, Any] = {
+    "SGD": lambda g: torch.optim.SGD(g, lr=0.05, momentum=0.9),
+    "Adam": lambda g: torch.optim.Adam(g, lr=0.01),
+}
+
+
+def trained(make: Any, wrap: Any) -> tuple[nn.Sequential, Any]:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    dg.gate_(net, [dg.by_labels(net[0], torch.tensor([0, -1, 1, 1]), group_name="inputs"), dg.neurons(net[2])])
+    optimizer = wrap(make(dg.param_groups(net, 0.1, weight_decay=0.01)))
+    train(net, optimizer)
+    return net, optimizer
+
+
+def train(net: nn.Module, optimizer: Any) -> None:
+    for t in range(4):
+        optimizer.zero_grad()
+        net(torch.linspace(-1, 1, 20).view(5, 4) * (t + 1)).square().mean().backward()
+        optimizer.step()
+
+
+def everything(net: nn.Module, optimizer: Any) -> list[object]:
+    names = {id(p): n for n, p in net.named_parameters()}
+    kept = bare(optimizer)
+    state = {
+        names[id(p)]: {k: v.tolist() if isinstance(v, torch.Tensor) else v for k, v in s.items()}
+        for p, s in kept.state.items()
+    }
+    groups = [{**g, "params": [names[id(p)] for p in g["params"]]} for g in kept.param_groups]
+    return [[(n, p.tolist()) for n, p in net.named_parameters()], groups, state]
+
+
+CALLS: dict[str, Any] = {
+    "zero_": lambda net, o: dg.zero_(net, {"inputs": torch.tensor([True, False])}, o),
+    "collapse_": dg.collapse_,
+    "both": lambda net, o: (dg.zero_(net, {"inputs": torch.tensor([True, False])}, o), dg.collapse_(net, o)),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("call", CALLS)
+def test_a_wrapper_makes_no_difference(call: str, maker: str, wrapper: str) -> None:
+    """State, membership and settings afterwards, and the training that follows."""
+    want, got = (trained(MAKERS[maker], wrap) for wrap in (lambda o: o, WRAPPERS[wrapper]))
+    for net, optimizer in (want, got):
+        dg.check_optimizer(net, optimizer, 0.1)
+        CALLS[call](net, optimizer)
+    assert everything(*got) == everything(*want)
+    assert len(bare(got[1]).state) == len(bare(want[1]).state) > 0
+    for net, optimizer in (want, got):
+        train(net, optimizer)
+    assert everything(*got) == everything(*want)
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("maker", MAKERS)
+def test_compaction_looks_through(maker: str, wrapper: str) -> None:
+    found = []
+    for wrap in (lambda o: o, WRAPPERS[wrapper]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        optimizer = wrap(MAKERS[maker](net.parameters()))
+        train(net, optimizer)
+        with torch.no_grad():
+            for p in (net[0].weight, net[0].bias):
+                for x in (p, *(v for v in bare(optimizer).state[p].values() if getattr(v, "ndim", 0))):
+                    x[:2] = 0
+        small = dg.compact(net, (torch.ones(3, 4),), optimizer=optimizer)
+        assert small[0].weight.shape == (4, 4)
+        train(small, optimizer)
+        found.append(everything(small, optimizer))
+    assert found[0] == found[1]
+
+
+def test_what_is_no_optimizer_is_refused_in_any_wrapper() -> None:
+    net, _ = trained(MAKERS["SGD"], lambda o: o)
+    for wrong in (Proxy(torch.optim.LBFGS(net.parameters())), Passing(torch.optim.LBFGS(net.parameters()))):
+        with pytest.raises(ValueError, match="LBFGS"):
+            dg.collapse_(net, wrong)
+    assert dg.is_gated(net)
+
+
+class EightBit(torch.optim.SGD):
+    """Keeps codes of eight bits: a code of zero is not the number zero."""
+
+    def step(self, closure: Any = None) -> Any:
+        out = super().step(closure)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["state1"] = torch.full(p.shape, 127, dtype=torch.uint8)
+        return out
+
+
+def test_state_in_codes_is_not_edited() -> None:
+    net, optimizer = trained(lambda g: EightBit(g, lr=0.1), Passing)
+    before = everything(net, optimizer)
+    for call in CALLS.values():
+        with pytest.raises(ValueError, match=r"EightBit keeps 'state1' in codes of eight bits"):
+            call(net, optimizer)
+    assert everything(net, optimizer) == before
+    dg.collapse_(net)
+    with pytest.raises(ValueError, match=r"EightBit keeps 'state1' in codes of eight bits"):
+        dg.compact(net, (torch.ones(3, 4),), optimizer=optimizer)

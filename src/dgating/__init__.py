@@ -19,6 +19,7 @@ from dgating._model import collapse_ as collapse_
 from dgating._model import gate_ as gate_
 from dgating._model import is_gated as is_gated
 from dgating._model import zero_ as zero_
+from dgating._optim import add_penalty_grad_ as add_penalty_grad_
 from dgating._optim import check_optimizer as check_optimizer
 from dgating._optim import effective_penalty as effective_penalty
 from dgating._optim import param_groups as param_groups
@@ -134,6 +135,7 @@ __all__ = [
     "RegularizationPath",
     "Report",
     "TimeBudget",
+    "add_penalty_grad_",
     "blocks",
     "budget_path",
     "by_dim",

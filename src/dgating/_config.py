@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dgating._groups import Groups, Member, Part
-from dgating._model import gate_
+from dgating._model import gate_planned
 from dgating._partition import Partition, partition_by_labels
 from dgating._plan import check_depth, plan_gating
 from dgating._units import by_groups, units
@@ -82,11 +82,9 @@ class GateConfig:
                     members.append(Member(module, tensor, partition))
                 parts.append(Part(tuple(members), part["label"]))
             todo.append((Groups(tuple(parts), spec["name"]), spec["depth"]))
-        for _, depth in todo:
-            check_depth(depth)
-        plan_gating(model, [g for g, _ in todo])  # all at once: a refusal leaves no part gated
-        for groups, depth in todo:
-            gate_(model, groups, depth=depth)
+        depths = [check_depth(depth) for _, depth in todo]
+        planned = plan_gating(model, [g for g, _ in todo])
+        gate_planned(list(zip(planned, depths, strict=True)))  # all at once: a refusal leaves no part gated
         return model
 
     def to_json(self) -> str:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dgating._optim import check_number
 from dgating._penalty import FLOAT32_EPS
-from dgating._units import Unit, by_groups, units
+from dgating._units import Unit, by_groups, full, units
 
 
 def group_norms(model: nn.Module) -> dict[str, Tensor]:
@@ -102,7 +102,8 @@ def sparsity(model: nn.Module, tol: float = FLOAT32_EPS) -> dict[str, float]:
         tol: the norm that counts as zero. The default is the paper's, float32 epsilon; ``0`` counts exact zeros only.
 
     Returns:
-        ``Groups.name`` to a number in [0, 1].
+        ``Groups.name`` to a number in [0, 1], or to nan when a norm is nan: of a model that has diverged there is
+        nothing to be said.
 
     Raises:
         ValueError: ``tol`` is negative, or the model is not gated.
@@ -115,7 +116,22 @@ def sparsity(model: nn.Module, tol: float = FLOAT32_EPS) -> dict[str, float]:
         {'weight': 0.25}
     """
     check_number("tol", tol)
-    return {name: float((norms <= tol).double().mean()) for name, norms in group_norms(model).items()}
+    return {name: _share(norms, tol) for name, norms in group_norms(model).items()}
+
+
+def _share(norms: Tensor, tol: float) -> float:
+    below = (norms <= tol).double()
+    return float(torch.where(norms.isnan(), torch.nan, below).mean())
+
+
+@torch.no_grad()
+def nonfinite_groups(unit: Unit) -> Tensor:
+    """``(J,)``: a factor of the group is nan or infinite. (A norm may be infinite by rounding alone.)"""
+    wrong = ~unit.gates().isfinite().all(0)
+    for site in unit.sites:
+        entries = site.gate.group_sums((~full(site.omega.detach()).isfinite()).float())
+        wrong = wrong | (entries > 0).to(wrong.device)
+    return wrong
 
 
 def _per_group(model: nn.Module, f) -> dict[str, Tensor]:

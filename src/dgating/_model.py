@@ -1,6 +1,7 @@
 """Gate a model, ask whether it is gated, make groups exactly zero, and get the ordinary model back.
 
-Every call plans first and mutates last: a refused call leaves model and optimizer as they were.
+Every call plans first and mutates last: a refused call leaves model and optimizer as they were, and an interrupt
+leaves them as before or as after the call.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from torch.nn.utils import parametrize
 from dgating._gate import Gate, Place
 from dgating._groups import Groups
 from dgating._migrate import migrated_state
-from dgating._optim_state import check_holds, hand_over, zero_state
-from dgating._plan import check_depth, plan_gating
-from dgating._units import Site, Unit, by_groups, find_units, gate_of, sharded_like, units
+from dgating._optim_state import bare, check_holds, entry_state, hand_over
+from dgating._plan import PlannedGroups, PlannedPart, check_depth, plan_gating
+from dgating._transaction import all_or_nothing, to_the_end
+from dgating._units import Site, Unit, by_groups, find_units, gate_of, units
+from dgating._zeros import masked_factors
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -53,32 +56,32 @@ def gate_(model: M, groups: Groups | Iterable[Groups], depth: int = 3) -> M:
     Reference: D-Gating, arXiv 2509.23898, Definition 1.
     """
     check_depth(depth)
-    planned = plan_gating(model, groups)
-    done: list[tuple[nn.Module, str]] = []
-    try:
-        for g in planned:
-            for number, part in enumerate(g.parts):
-                n = part.sites[0].member.partition.n_groups
-                gamma = nn.Parameter(torch.ones(depth - 1, n, dtype=part.dtype, device=part.device))
-                for site in part.sites:
-                    own_class(site.module)
-                    gate = Gate(
-                        gamma,
-                        site.member.partition,
-                        Place(g.name, number, part.label, len(part.sites)),
-                        _order(site.module),
-                    )
-                    gate.train(site.module.training)
-                    parametrize.register_parametrization(site.module, site.name, gate)
-                    done.append((site.module, site.name))
-    except Exception:  # e.g. out of memory half-way: put every weight back before the error goes on
-        for module, name in reversed(done):
-            _ungate(module, name)
-        raise
-    for g in planned:
-        g.groups._resolved = g.name
-        g.groups._paths = {site.member: site.path for part in g.parts for site in part.sites}
+    gate_planned([(g, depth) for g in plan_gating(model, groups)])
     return model
+
+
+def gate_planned(planned: list[tuple[PlannedGroups, int]]) -> None:
+    """Gate what :func:`plan_gating` found possible, all of it or nothing, each groups with its depth."""
+
+    def change() -> None:
+        for g, depth in planned:
+            for number, part in enumerate(g.parts):
+                _gate_part(part, Place(g.name, number, part.label, len(part.sites)), depth)
+            g.groups._resolved = g.name
+            g.groups._paths = {site.member: site.path for part in g.parts for site in part.sites}
+
+    modules = [site.module for g, _ in planned for part in g.parts for site in part.sites]
+    all_or_nothing(change, modules, others=[g.groups for g, _ in planned])
+
+
+def _gate_part(part: PlannedPart, place: Place, depth: int) -> None:
+    n = part.sites[0].member.partition.n_groups
+    gamma = nn.Parameter(torch.ones(depth - 1, n, dtype=part.dtype, device=part.device))
+    for site in part.sites:
+        own_class(site.module)
+        gate = Gate(gamma, site.member.partition, place, _order(site.module))
+        gate.train(site.module.training)
+        parametrize.register_parametrization(site.module, site.name, gate)
 
 
 def is_gated(module: nn.Module, name: str | None = None) -> bool:
@@ -126,18 +129,22 @@ def zero_(model: M, masks: Mapping[str, Tensor], optimizer: torch.optim.Optimize
         [True, False, False]
     """
     chosen = plan_masks(model, masks)
+    optimizer = bare(optimizer)
     if optimizer is not None:
         check_holds(optimizer, [p for unit, _ in chosen for p in unit.factors])
-    with torch.no_grad():
-        for unit, mask in chosen:
-            gates_mask = mask.to(unit.gamma.device)
-            for p, mask_of_p in _masked_factors(unit, gates_mask):
-                where = sharded_like(mask_of_p, p)
-                p.masked_fill_(where, 0)
-                if p.grad is not None:  # a step may follow
-                    p.grad.masked_fill_(where, 0)
-                if optimizer is not None:
-                    zero_state(optimizer, p, where)
+    todo: list[tuple[Tensor, Tensor]] = []
+    for unit, mask in chosen:
+        for p, where in masked_factors(unit, mask):
+            kept = [] if optimizer is None else entry_state(optimizer, p)
+            gradient = [] if p.grad is None else [p.grad]  # a step may follow
+            todo += [(x, where) for x in (p, *gradient, *kept)]
+
+    @torch.no_grad()
+    def change() -> None:
+        for x, where in todo:
+            x.masked_fill_(where, 0)
+
+    to_the_end(change)
     return model
 
 
@@ -161,13 +168,6 @@ def plan_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> list[tuple[Unit
             chosen.append((unit, mask[start : start + unit.n_groups]))
             start += unit.n_groups
     return chosen
-
-
-def _masked_factors(unit: Unit, mask: Tensor) -> Iterable[tuple[nn.Parameter, Tensor]]:
-    """Each factor of a unit with a mask that broadcasts to it."""
-    for site in unit.sites:
-        yield site.omega, site.gate.layout.expand(mask.to(site.omega.device), site.gate.labels)
-    yield unit.gamma, mask.unsqueeze(0)
 
 
 def collapse_(
@@ -214,9 +214,23 @@ def collapse_(
                 raise ValueError(
                     f"collapse_: {site.name!r} has another parametrisation on top of its gate. Remove that one first."
                 )
+    optimizer = bare(optimizer)
     if optimizer is not None:
         check_holds(optimizer, [p for unit in found for p in unit.factors])
-    state = {} if optimizer is None else migrated_state(found, optimizer)
+
+    @torch.inference_mode(False)  # a weight made in inference mode could never be trained
+    def change() -> dict[nn.Parameter, nn.Parameter | None]:
+        state = {} if optimizer is None else migrated_state(found, optimizer)
+        moved = _collapse_units(found)
+        if optimizer is not None:
+            hand_over(optimizer, moved, state, {id(p): i for i, p in enumerate(model.parameters())})
+        return moved
+
+    return all_or_nothing(change, [site.module for unit in found for site in unit.sites], optimizer)
+
+
+def _collapse_units(found: list[Unit]) -> dict[nn.Parameter, nn.Parameter | None]:
+    """The map from old to new parameters."""
     moved: dict[nn.Parameter, nn.Parameter | None] = {}
     for unit in found:
         if len(unit.sites) == unit.sites[0].gate.place.members:  # else tensors outside this module still use the gates
@@ -226,17 +240,23 @@ def collapse_(
             moved[old] = _collapse_site(site)
             if rest is not None:
                 moved[rest] = moved[old]
-    if optimizer is not None:
-        hand_over(optimizer, moved, state, {id(p): i for i, p in enumerate(model.parameters())})
     return moved
 
 
 def _collapse_site(site: Site) -> nn.Parameter:
-    _ungate(site.module, site.tensor)
-    weight = getattr(site.module, site.tensor)
+    """Turn the gated tensor into an ordinary parameter that holds the effective weight, at its old place."""
+    module, tensor, trained = site.module, site.tensor, site.omega.requires_grad
+    own_class(module)
+    parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
+    if tensor in module._buffers:  # torch makes a buffer of the two parts of a tensor that is frozen
+        value = module._buffers.pop(tensor)
+        assert value is not None
+        module.register_parameter(tensor, nn.Parameter(value.detach(), trained))
+    _restore_order(module, site.gate.order)
+    weight = getattr(module, tensor)
     weight.grad = None  # it was the gradient of omega
-    if hasattr(site.module, "_flat_weights"):  # recurrent layers keep a list of their weights
-        site.module._init_flat_weights()  # type: ignore[operator]
+    if hasattr(module, "_flat_weights"):  # recurrent layers keep a list of their weights
+        module._init_flat_weights()  # type: ignore[operator]
     return weight
 
 
@@ -248,15 +268,6 @@ def _order(module: nn.Module) -> tuple[str, ...]:
             if gate is not None:
                 return gate.order
     return tuple(module._parameters)
-
-
-def _ungate(module: nn.Module, tensor: str) -> None:
-    """Turn the gated tensor into an ordinary parameter that holds the effective weight, at its old place."""
-    gate = gate_of(module, tensor)
-    assert gate is not None
-    own_class(module)
-    parametrize.remove_parametrizations(module, tensor, leave_parametrized=True)
-    _restore_order(module, gate.order)
 
 
 def _restore_order(module: nn.Module, order: tuple[str, ...]) -> None:

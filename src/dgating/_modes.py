@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from dgating._transaction import to_the_end
+
 
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
@@ -15,10 +17,16 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
     The flags are set one by one: ``eval()`` may be overridden to change weights, and exported modules refuse it.
     """
     flags = {module: module.training for model in models for module in model.modules()}
+
+    def put_back() -> None:
+        for module, flag in flags.items():
+            module.training = flag
+
     try:
         for module in flags:
             module.training = False
         yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
+        put_back()
+    except BaseException:
+        to_the_end(put_back)
+        raise

@@ -28,8 +28,13 @@ def bare(optimizer: Any) -> Any:
         optimizer = inner
 
 
+<<<<<<< HEAD
 def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]) -> None:
     """Raise unless the optimizer updates every one of ``params`` and keeps state that can be edited entry by entry."""
+=======
+def check_editable(optimizer: torch.optim.Optimizer) -> None:
+    """Raise unless the state of the optimizer can be edited entry by entry: one number for each weight."""
+>>>>>>> work-h1
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected a torch.optim.Optimizer, received {type(optimizer).__name__}.")
     if isinstance(optimizer, torch.optim.LBFGS):
@@ -37,6 +42,19 @@ def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]
             "optimizer: LBFGS keeps one flattened history of all parameters that cannot be edited by group. "
             "Call without the optimizer and build a new one afterwards."
         )
+    for p, kept in optimizer.state.items():
+        codes = [key for key, x in kept.items() if isinstance(x, Tensor) and x.shape == p.shape and x.itemsize == 1]
+        if codes and p.itemsize > 1:
+            raise ValueError(
+                f"optimizer: {type(optimizer).__name__} keeps {codes[0]!r} in codes of eight bits that mean nothing "
+                "one by one, and expected is one number for each weight. Call without the optimizer and build a new "
+                "one afterwards."
+            )
+
+
+def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]) -> None:
+    """Raise unless the optimizer updates every one of ``params`` and keeps state that can be edited entry by entry."""
+    check_editable(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     missing = sum(id(p) not in held for p in params)
     if missing:
@@ -46,11 +64,10 @@ def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]
         )
 
 
-def zero_state(optimizer: torch.optim.Optimizer, p: nn.Parameter, mask: Tensor) -> None:
-    """Zero the masked entries of every state tensor shaped like ``p`` (momentum, Adam's moments)."""
-    for key, value in optimizer.state.get(p, {}).items():
-        if key != "step" and isinstance(value, Tensor) and value.shape == p.shape:
-            value.masked_fill_(mask, 0)
+def entry_state(optimizer: torch.optim.Optimizer, p: nn.Parameter) -> list[Tensor]:
+    """The state tensors shaped like ``p``, one number an entry: momentum, Adam's moments."""
+    kept = optimizer.state.get(p, {})
+    return [x for key, x in kept.items() if key != "step" and isinstance(x, Tensor) and x.shape == p.shape]
 
 
 def hand_over(

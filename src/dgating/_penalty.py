@@ -132,7 +132,7 @@ def group_prox(weight: Tensor, labels: Tensor, tau: float, q: float) -> Tensor:
         [2.4000000953674316, 3.200000047683716, 0.0]
     """
     check_labels(labels, weight.shape)
-    flat, lab = weight.reshape(-1), labels.reshape(-1)
+    flat, lab = weight.reshape(-1), labels.reshape(-1).long()
     gated = lab >= 0
     index = torch.where(gated, lab, torch.zeros_like(lab))
     squares = torch.where(gated, flat.square(), torch.zeros_like(flat))

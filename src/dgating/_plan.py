@@ -57,6 +57,11 @@ def check_depth(depth: int) -> int:
 def plan_gating(model: nn.Module, groups: Groups | Iterable[Groups]) -> list[PlannedGroups]:
     """Everything that can fail in :func:`~dgating.gate_`, without side effects."""
     check_eager(model)
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "gate_: expected to be called outside torch.inference_mode(), in which the gates would be made as tensors "
+            "that can never be trained. Gate before you enter it (torch.no_grad() does no harm)."
+        )
     if not isinstance(groups, Groups | Iterable):
         raise TypeError(f"groups: expected Groups or a list of them, received {type(groups).__name__}.")
     todo = [groups] if isinstance(groups, Groups) else list(groups)
@@ -191,6 +196,11 @@ def check_tensor(p: object, path: str) -> None:
         raise ValueError(f"{path!r}: expected weights, received a tensor on 'meta'. Materialise the model first.")
     if hasattr(p, "full_tensor"):
         raise ValueError(f"{path!r}: expected a whole tensor, received a shard (DTensor). Gate before fully_shard.")
+    if p.is_inference():
+        raise ValueError(
+            f"{path!r}: expected a parameter that can be trained, received one made in torch.inference_mode(). "
+            "Build the model outside it, or replace the parameter by nn.Parameter(p.clone())."
+        )
     if not p.requires_grad:
         raise ValueError(
             f"{path!r}: expected a trainable parameter, received a frozen one. Both factors must feel the penalty: "

@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dgating._checks import check_eager
+from dgating._optim_state import bare
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
 from dgating.compaction._check import check_runs, check_same
+from dgating.compaction._finite import check_finite
 from dgating.compaction._graphs import graph_copy, rewritten_module
 from dgating.compaction._inputs import Args, call_kwargs, split_inputs
 from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
@@ -57,8 +59,9 @@ def compact(
         :class:`CompactionPlan` that was carried out.
 
     Raises:
-        CompactionError: the model is gated, cannot be exported, or the compact model is not the same function; the
-            message names the first module that differs. Nothing has been changed then, the optimizer included.
+        CompactionError: the model is gated, holds nan or infinite weights, cannot be exported, or the compact model is
+            not the same function; the message names the first module that differs. Nothing has been changed then, the
+            optimizer included.
 
     Example:
         >>> import torch, dgating as dg
@@ -72,11 +75,18 @@ def compact(
     if target not in ("module", "graph"):
         raise ValueError(f"target: expected 'module' or 'graph', received {target!r}.")
     check_eager(model)
+    check_finite(model)
     args, named = split_inputs(example_inputs, kwargs)
     named = call_kwargs(model, named)
     training = optimizer is not None  # it goes on: what leaves must do nothing in training mode, too
+    optimizer = bare(optimizer)
     if optimizer is not None:
         check_sliceable(optimizer, model)
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError(
+                "compact: expected to be called outside torch.inference_mode() when an optimizer goes on, as the "
+                "weights made in it can never be trained. Call it outside, or without the optimizer."
+            )
     if target == "graph":
         plan, small, record_ = build_graph(model, args, named, fold_constants, verify, training)
     else:

@@ -7,19 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dgating._optim_state import check_editable
+from dgating._transaction import all_or_nothing
 from dgating.compaction._plan import CompactionPlan
 from dgating.structure._sizes import Slice, cut
 
 
 def check_sliceable(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
     """Raise unless the optimizer trains this model and its state can be cut entry by entry."""
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, received {type(optimizer).__name__}.")
-    if isinstance(optimizer, torch.optim.LBFGS):
-        raise ValueError(
-            "optimizer: LBFGS keeps one flattened history of all parameters that cannot be sliced. "
-            "Call without the optimizer and build a new one afterwards."
-        )
+    check_editable(optimizer)
     mine = {id(p) for p in model.parameters()}
     if not any(id(p) in mine for group in optimizer.param_groups for p in group["params"]):
         raise ValueError(
@@ -44,7 +40,8 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
         for n in plan.folded
         if n not in every and (w := n.removesuffix("bias") + "weight") in every
     }
-    state: dict[nn.Parameter, dict[str, Any]] = {}
+    state: dict[Tensor, dict[str, Any]] = {}
+    members: list[list[nn.Parameter]] = []
     for group in optimizer.param_groups:
         params = []
         for p in group["params"]:
@@ -54,10 +51,15 @@ def slice_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, small: n
                 state[twin] = {k: _cut(v, p, slices) for k, v in optimizer.state[p].items()}
             if id(p) in created:
                 params.append(created[id(p)])
-        group["params"] = params
-    optimizer.state.clear()
-    for p, values in state.items():
-        optimizer.state[p] = values
+        members.append(params)
+
+    def change() -> None:
+        for group, params in zip(optimizer.param_groups, members, strict=True):
+            group["params"] = params
+        optimizer.state.clear()
+        optimizer.state.update(state)
+
+    all_or_nothing(change, optimizer=optimizer)
 
 
 def _cut(value: Any, p: Tensor, slices: list[Slice]) -> Any:

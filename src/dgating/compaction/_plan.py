@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dgating._checks import check_eager
+from dgating.compaction._finite import check_finite
 from dgating.compaction._inputs import call_kwargs, split_inputs
 from dgating.structure._capture import capture, module_of
 from dgating.structure._engine import Engine
@@ -153,7 +154,7 @@ def plan_compaction(
         :class:`CompactionPlan`.
 
     Raises:
-        CompactionError: the model is gated, or ``torch.export`` cannot read it.
+        CompactionError: the model is gated, holds nan or infinite weights, or ``torch.export`` cannot read it.
 
     Example:
         >>> import torch, dgating as dg
@@ -167,6 +168,7 @@ def plan_compaction(
           1 axes stay: it reads an axis that is fixed
     """
     check_eager(model)
+    check_finite(model)
     args, named = split_inputs(example_inputs, kwargs)
     engine = analyse(model, args, call_kwargs(model, named))
     return make_plan(model, engine, solve(engine, fold_constants))

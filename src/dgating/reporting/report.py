@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from dgating._absorption import AbsorptionMonitor, certified_groups
+from dgating._diagnostics import nonfinite_groups
 from dgating._optim import check_number
 from dgating._penalty import FLOAT32_EPS
 from dgating._units import units
@@ -17,6 +19,8 @@ from dgating._units import units
 if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
+
+SHOWN = 5  # groups that are named one by one
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class ReportRow:
         norm_median: median effective norm.
         norm_max: largest effective norm.
         imbalance: largest imbalance of a group.
+        nonfinite: groups with a factor that is nan or infinite: the training has diverged.
+        first_nonfinite: numbers of the first of them.
     """
 
     groups: str
@@ -52,6 +58,8 @@ class ReportRow:
     norm_median: float
     norm_max: float
     imbalance: float
+    nonfinite: int = 0
+    first_nonfinite: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,8 +108,17 @@ class Report:
                 f"{r.imbalance:.0e}",
             )
         also = " and not certified" if certified else ""
-        table.caption = f"kept: norm above tol = {self.tol:.1e}{also}; weights: their share"
+        lines = [f"kept: norm above tol = {self.tol:.1e}{also}; weights: their share", *self._diverged()]
+        table.caption = Text("\n".join(lines))
         return table
+
+    def _diverged(self) -> Iterator[str]:
+        """One line a gate tensor with factors that are not finite."""
+        for r in self.rows:
+            if r.nonfinite:
+                first = ", ".join(map(str, r.first_nonfinite)) + (", ..." if r.nonfinite > SHOWN else "")
+                of = f"{r.nonfinite:,} of {r.n_groups:,} groups of {r.label}"
+                yield f"DIVERGED: nan or infinite factors in {of}: {first}"
 
     def __str__(self) -> str:
         from rich.console import Console
@@ -143,6 +160,7 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
     for unit in found:
         norms, sizes = unit.norms(), unit.sizes
         squares = unit.factor_norms().square()
+        wrong = nonfinite_groups(unit).nonzero()[:, 0].tolist()
         small = norms <= tol
         kept, absorbed = ~small, None
         if unit.groups in masks:
@@ -165,6 +183,8 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
                 norm_median=float(norms.double().quantile(0.5)),
                 norm_max=float(norms.max()),
                 imbalance=float((squares.amax(0) - squares.amin(0)).max()),
+                nonfinite=len(wrong),
+                first_nonfinite=tuple(wrong[:SHOWN]),
             )
         )
     return Report(

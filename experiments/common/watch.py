@@ -44,7 +44,9 @@ class Watch:
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take in the gradients of a step. D = 2 has no certificate, only a screening: nothing to watch there."""
         if self.depth > 2 and (max(self.lam.values()) if isinstance(self.lam, Mapping) else self.lam) > 0:
-            self.monitor = self.monitor or dg.AbsorptionMonitor(self.model, self.lam, optimizer, window=self.window, evidence=True)
+            self.monitor = self.monitor or dg.AbsorptionMonitor(
+                self.model, self.lam, optimizer, window=self.window, evidence=True
+            )
             self.monitor.update()
 
     def on_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:

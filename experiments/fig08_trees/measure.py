@@ -163,7 +163,9 @@ class _Watch:
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         if dg.is_gated(self.model):
             epoch = math.ceil(len(self.rows.y) / self.c.batch)
-            self.monitor = self.monitor or dg.AbsorptionMonitor(self.model, self.lam, optimizer, window=epoch, evidence=True)
+            self.monitor = self.monitor or dg.AbsorptionMonitor(
+                self.model, self.lam, optimizer, window=epoch, evidence=True
+            )
             self.monitor.update()
 
     def on_epoch(self, epoch: int) -> bool:

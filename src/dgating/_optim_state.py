@@ -28,13 +28,8 @@ def bare(optimizer: Any) -> Any:
         optimizer = inner
 
 
-<<<<<<< HEAD
-def check_holds(optimizer: torch.optim.Optimizer, params: Sequence[nn.Parameter]) -> None:
-    """Raise unless the optimizer updates every one of ``params`` and keeps state that can be edited entry by entry."""
-=======
 def check_editable(optimizer: torch.optim.Optimizer) -> None:
     """Raise unless the state of the optimizer can be edited entry by entry: one number for each weight."""
->>>>>>> work-h1
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"optimizer: expected a torch.optim.Optimizer, received {type(optimizer).__name__}.")
     if isinstance(optimizer, torch.optim.LBFGS):

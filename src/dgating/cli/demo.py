@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._config import write_bytes, write_text
+from dgating._files import write_bytes, write_text
 from dgating._penalty import FLOAT32_EPS
 
 EPOCHS, BATCH, LR, MOMENTUM = 60, 64, 0.1, 0.9

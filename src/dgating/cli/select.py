@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgating._config import write_text
+from dgating._files import write_text
 
 if TYPE_CHECKING:
     from dgating.tables._select import Selection, Settings

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dgating
-from dgating._config import write_bytes, write_text
+from dgating._files import write_bytes, write_text
 from dgating.tables._encode import MOST_WORDS
 from dgating.tables._kinds import CATEGORY, DATE, Column
 from dgating.tables._picture import picture

@@ -15,7 +15,7 @@ def fork():
 
 
 def events(function):
-    """Number of calls of the system, and of returns from them, in a run of ``function``; it runs in a process of its own."""
+    """Number of calls of the system, and of returns from them, in a run of ``function`` in a process of its own."""
     read, write = os.pipe()
     child = fork()
     if child == 0:

@@ -74,7 +74,9 @@ def report(tmp_path_factory):
     r = np.random.default_rng(0)
     table = pd.DataFrame(r.normal(size=(200, len(NAMES))), columns=NAMES)
     table["\x1b[5mconstant\n[/]"] = 1
-    table["target\x1b[31m[/]\n$_{"] = np.where(table[MARKUP].sum(axis=1) + 0.1 * r.normal(size=200) > 0, "=yes", "\x1b[31m[/]")
+    table["target\x1b[31m[/]\n$_{"] = np.where(
+        table[MARKUP].sum(axis=1) + 0.1 * r.normal(size=200) > 0, "=yes", "\x1b[31m[/]"
+    )
     table.to_parquet(folder / "table.parquet")
     said = ok(
         "select", folder / "table.parquet", "--target", table.columns[-1], "--out", folder / "[red]\x1b[31m",

@@ -21,10 +21,10 @@ from typer.testing import CliRunner
 
 import dgating.cli.select
 import dgating.tables._select
+from benchmarks._kill import fork
 from dgating.cli.app import app
 from dgating.cli.exits import LONGEST, message, stopping
 from dgating.cli.terminal import console
-from tests.kill import fork
 
 
 @pytest.fixture

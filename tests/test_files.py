@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._kill import events, fork, killed
 from dgating import _files
 from dgating._files import write_bytes, write_text
-from tests.kill import events, fork, killed
 
 
 @pytest.fixture

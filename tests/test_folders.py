@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks._kill import events, fork, killed
 from dgating import _files, _folders
 from dgating._files import write_text
 from dgating._folders import Contents, readable, staged
-from tests.kill import events, fork, killed
 
 CONTENTS = Contents("report", ("a.txt", "b.txt", "mark.json"), "mark.json")
 

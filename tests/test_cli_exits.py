@@ -157,6 +157,9 @@ def test_a_run_that_is_stopped_cleans_up(here, number, code):
         run("select", "t.csv", "--target", "y", "--out", "out", "--force", "--folds", 2)
     assert os.read(read, 4) == b"here"
     assert len(os.listdir()) == 4  # the table, the report, the new one and its lock
+    again = CliRunner().invoke(app, ["select", "t.csv", "--target", "y", "--out", "out", "--force", "--folds", "2"])
+    assert again.exit_code == 2
+    assert "another run is writing this folder" in again.stderr
     os.kill(child, number)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
     assert sorted(os.listdir()) == ["out", "t.csv"]

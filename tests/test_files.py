@@ -109,18 +109,36 @@ def test_the_owner_is_kept(here):
     assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (1234, 4321, 0o4750)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 @pytest.mark.parametrize(("allowed", "kept"), [("nothing", 0o707), ("group", 0o777)])
 def test_rights_of_an_owner_who_cannot_be_kept_go(here, monkeypatch, allowed, kept):
     Path("file").write_text("old")
+    os.chown("file", 1234, 4321)
     os.chmod("file", 0o6775)
+    given = os.fchown
 
     def fchown(descriptor, user, group):
         if user != -1 or allowed == "nothing":
             raise PermissionError(errno.EPERM, "Operation not permitted")
+        given(descriptor, user, group)
 
     monkeypatch.setattr(os, "fchown", fchown)
     write_text(Path("file"), "new")
     assert mode("file") == 0o775 & kept
+    assert os.stat("file").st_gid == (4321 if allowed == "group" else os.getegid())
+
+
+def test_a_file_system_with_one_mode_for_all(here, monkeypatch):
+    """It refuses every change of a mode, and there is none to make."""
+
+    def refuse(*args):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    write_text(Path("file"), "old")
+    monkeypatch.setattr(os, "fchmod", refuse)
+    monkeypatch.setattr(os, "fchown", refuse)
+    write_text(Path("file"), "new")
+    assert Path("file").read_text() == "new"
 
 
 def test_a_name_of_any_length(here):
@@ -241,6 +259,7 @@ def test_content_is_on_the_disk_before_its_name_is(here, monkeypatch):
 @pytest.mark.parametrize("failing", ["fsync", "replace", "open", "fchmod"])
 def test_a_failed_write_changes_nothing_and_names_the_target(here, monkeypatch, failing):
     Path("file").write_text("old")
+    os.chmod("file", 0o600)
 
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device", ".a temporary file")

@@ -2,17 +2,20 @@
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks._kill import events, fork, killed
 from dgating import _files, _folders
 from dgating._files import write_text
 from dgating._folders import Contents, readable, staged
+from dgating.paths._tasks import Task, run_tasks
 
 CONTENTS = Contents("report", ("a.txt", "b.txt", "mark.json"), "mark.json")
 
@@ -123,6 +126,29 @@ def test_the_content_is_on_the_disk_before_it_takes_its_place(here, way, monkeyp
     make("new")
     renames = ["exchange"] if way == "one step" else ["exchange", "rename", "rename"]
     assert calls == ["fsync", "fsync folder"] * 3 + ["fsync folder", *renames, "fsync folder"]
+
+
+def test_a_killed_cross_validation_goes_on(here):
+    """Its folder has one file for every result: each is there whole, or not at all."""
+
+    def run():
+        tasks = [Task(f"task {i}", _result, (i,)) for i in range(3)]
+        return run_tasks(tasks, n_jobs=1, folder="cv", settings={"a": 1})
+
+    run()
+    expected = {name: (here / "cv" / name).read_bytes() for name in names("cv")}
+    shutil.rmtree("cv")
+    places = events(run)
+    for at in range(1, places + 1, 11):
+        shutil.rmtree("cv")
+        assert killed(run, at)
+        results = run()
+        assert [r["x"].tolist() for r in results] == [[0.0] * 4, [1.0] * 4, [2.0] * 4]
+        assert {name: (here / "cv" / name).read_bytes() for name in names("cv")} == expected
+
+
+def _result(i):
+    return {"x": np.full(4, float(i))}
 
 
 # --- errors ---

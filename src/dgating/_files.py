@@ -118,16 +118,22 @@ def like(descriptor: int, there: os.stat_result | None) -> None:
     """Give an open file or folder the owner and the mode of another one."""
     if there is None or not hasattr(os, "fchown"):
         return
-    mode = stat.S_IMODE(there.st_mode)
-    try:
-        os.fchown(descriptor, there.st_uid, there.st_gid)
-    except OSError:
-        mode &= 0o777  # the set-id bits were meant for the other owner
+    mode, here = stat.S_IMODE(there.st_mode), os.fstat(descriptor)
+    if (here.st_uid, here.st_gid) != (there.st_uid, there.st_gid):
         try:
-            os.fchown(descriptor, -1, there.st_gid)
+            os.fchown(descriptor, there.st_uid, there.st_gid)
         except OSError:
-            mode &= 0o707  # and these for the other group
-    os.fchmod(descriptor, mode)
+            mode &= 0o777  # the set-id bits were meant for the other owner
+            mode &= 0o777 if _has_group(descriptor, there.st_gid) else 0o707
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) != mode:  # some file systems have one mode for all, and no change
+        os.fchmod(descriptor, mode)
+
+
+def _has_group(descriptor: int, group: int) -> bool:
+    """Give an open file to a group, if that is allowed; the rights of one group are not for another."""
+    with suppress(OSError):
+        os.fchown(descriptor, -1, group)
+    return os.fstat(descriptor).st_gid == group
 
 
 def sync_folder(folder: Path) -> None:

@@ -112,7 +112,7 @@ def test_demo_says_what_it_found(short, tmp_path):
 def test_demo_is_reproducible_and_replaces_its_files(short, tmp_path):
     runs = []
     for seed in (1, 1, 2):
-        assert dgating_("demo", "--seed", seed, "--out", tmp_path).exit_code == 0
+        assert dgating_("demo", "--seed", seed, "--out", tmp_path, "--force").exit_code == 0
         assert names(tmp_path) == FILES
         report = json.loads((tmp_path / "report.json").read_text())
         del report["seconds"]

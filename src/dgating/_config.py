@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgating._files import write_text
 from dgating._groups import Groups, Member, Part
 from dgating._model import gate_planned
 from dgating._partition import Partition, partition_by_labels
@@ -172,19 +173,3 @@ def _decode(spec: dict[str, Any], n_groups: int) -> Partition:
     else:
         raise KeyError(f"kind {spec['kind']!r}")
     return partition_by_labels(shape, flat.view(labelled), n_groups)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old one or the whole new one: temporary file, then rename."""
-    write_bytes(path, text.encode("utf-8"))
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Like :func:`write_text`, for bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import dgating
+from dgating.cli.exits import one_line
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Structured sparsity by D-Gating.")
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Structured sparsity by D-Gating."
+)
 
 
 def _version(show: bool) -> None:
@@ -34,15 +35,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Random seed of split, weights and batches.")] = 0,
     depth: Annotated[int, typer.Option(min=2, help="Depth D: the penalty is lam * sum ||W_j||^(2/D).")] = 3,
     lam: Annotated[float, typer.Option(min=0.0, help="Strength of the penalty, for a mean loss.")] = 0.01,
-    out: Annotated[Path, typer.Option(help="Folder for the report, the models and the picture.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Folder for report, models and picture; new or empty.")] = Path("demo"),
     device: Annotated[str, typer.Option(help="Torch device: cpu, cuda, mps.")] = "cpu",
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo.")] = False,
 ) -> None:
     """Find the pixels and neurons that matter for reading real handwritten digits."""
     from dgating.cli.demo import run
 
-    with _one_line():
+    with one_line():
         _check_device(device)
-        run(seed=seed, depth=depth, lam=lam, out=out, device=device)
+        run(seed=seed, depth=depth, lam=lam, out=out, device=device, force=force)
 
 
 @app.command(name="compact")
@@ -71,7 +73,7 @@ def compact_command(
     """
     from dgating.cli.compact import compact
 
-    with _one_line():
+    with one_line():
         compact(model, weights=weights, shapes=shape or [], inputs=inputs, out=out or [], plan=plan, fold=fold)
 
 
@@ -82,7 +84,7 @@ def inspect_command(
     """Say what is in a file: tensors and their zeros, what was sliced, what could be removed."""
     from dgating.cli.inspect import inspect
 
-    with _one_line():
+    with one_line():
         inspect(file)
 
 
@@ -117,7 +119,7 @@ def select_command(
     """Find the columns of a table that predict one of them, and write a report."""
     from dgating.cli.select import need, select
 
-    with _one_line():
+    with one_line():
         need("select", "pandas", "sklearn", "matplotlib")
         from dgating.tables._read import Reading
         from dgating.tables._select import Settings
@@ -135,24 +137,15 @@ def predict_command(
     table: Annotated[Path, typer.Argument(help="A table with the selected columns; others do not matter.")],
     out: Annotated[Path, typer.Option(help="The .csv file to write.")],
     separator: Annotated[str | None, typer.Option(help="Between fields; by default that of the header.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing.")] = False,
 ) -> None:
     """Predict the rows of a table with the model of a report."""
     from dgating.cli.select import need, predict
 
-    with _one_line():
+    with one_line():
         need("predict", "pandas", "sklearn")
-        predict(report, table, out, separator=separator, quiet=quiet)
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Mistakes of the user are one line and exit code 2."""
-    try:
-        yield
-    except (ValueError, TypeError, RuntimeError, ImportError, OSError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from error
+        predict(report, table, out, separator=separator, force=force, quiet=quiet)
 
 
 def _check_device(device: str) -> None:

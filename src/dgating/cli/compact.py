@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._config import write_text
+from dgating._files import write_text
 from dgating.cli.models import Subject, subject
 from dgating.compaction._inputs import call_kwargs
 from dgating.compaction._verify import difference, inputs_to_check, run, scale_of

@@ -19,9 +19,15 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._config import write_bytes, write_text
+from dgating._files import write_bytes, write_text
+from dgating._folders import Contents, staged, writing
 from dgating._penalty import FLOAT32_EPS
+from dgating.cli.terminal import console, plain
 
+ONNX_FILE = "model.onnx"
+DEMO = Contents(
+    "demo", ("report.json", "model.safetensors", "compact.safetensors", "pixels.png", ONNX_FILE), mark="pixels.png"
+)
 EPOCHS, BATCH, LR, MOMENTUM = 60, 64, 0.1, 0.9
 
 
@@ -104,17 +110,25 @@ def train(
     return optimizer, monitor
 
 
-def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, Any]:
+def run(seed: int, depth: int, lam: float, out: Path, device: str, force: bool = False) -> dict[str, Any]:
     """Train dense and gated, certify, zero, collapse, compact, and write what came out."""
-    from rich.console import Console
+    with staged(out, DEMO, force) as folder:
+        report, result = measured(seed, depth, lam, out, folder, device)
+    screen = console()
+    screen.print(report)
+    say(screen, result, out)
+    return result
+
+
+def measured(
+    seed: int, depth: int, lam: float, out: Path, folder: Path, device: str
+) -> tuple[dg.Report, dict[str, Any]]:
+    """All of :func:`run` but what it prints; ``folder`` is going to be ``out``."""
     from rich.progress import Progress
 
-    console = Console()
     started = time.perf_counter()
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out: expected a folder, {str(out)!r} is a file.")
     data = load(seed, device)
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console(), transient=True) as progress:
         bar = progress.add_task("training", total=2 * EPOCHS)
         dense = network(seed).to(device)
         decay = [{"params": dense.parameters(), "weight_decay": 5e-4}]
@@ -151,13 +165,11 @@ def run(seed: int, depth: int, lam: float, out: Path, device: str) -> dict[str, 
         "report": [asdict(row) for row in report.rows],
         "compact": compaction,
     }  # fmt: skip
-    onnx = to_onnx(small, data, out)
-    compaction["onnx"] = onnx
-    result["seconds"] = round(time.perf_counter() - started, 2)
-    write(net, small, data, masks["pixels"], result, out)
-    console.print(report)
-    say(console, result, out)
-    return result
+    with writing(out):
+        compaction["onnx"] = to_onnx(small, data, folder)
+        result["seconds"] = round(time.perf_counter() - started, 2)
+        write(net, small, data, masks["pixels"], result, folder)
+    return report, result
 
 
 def shrink(net: nn.Module, data: Data) -> tuple[nn.Module, dict[str, Any]]:
@@ -184,29 +196,28 @@ def to_onnx(small: nn.Module, data: Data, out: Path) -> dict[str, Any] | str:
     """Write model.onnx: its size and how far it is from the model, or why there is none."""
     if missing := [name for name in ("onnx", "onnxscript") if find_spec(name) is None]:
         return f"not written: needs {' and '.join(missing)}, pip install 'dgating[onnx]'"
-    done = dg.export(small, (data.x_test[:8],), out / "model.onnx")
+    done = dg.export(small, (data.x_test[:8],), out / ONNX_FILE)
     return {"bytes": done.bytes, "opset": done.opset, "max_difference": done.max_difference}
 
 
-def say(console: Any, result: dict[str, Any], out: Path) -> None:
+def say(screen: Any, result: dict[str, Any], out: Path) -> None:
     """The outcome in a few lines."""
     acc, compact = result["accuracy"], result["compact"]
     for name, g in result["groups"].items():
-        console.print(
+        screen.print(
             f"{name}: {g['kept']} of {g['groups']} kept ({g['certified']} certified dead, "
             f"{g['threshold']} below the threshold 1.2e-7)"
         )
-    console.print(f"certificate: {result['certificate']}")
-    console.print(sizes(compact))
+    screen.print(f"certificate: {result['certificate']}")
+    screen.print(sizes(compact))
     figures = ", ".join(f"{name} {value:.3f}" for name, value in acc.items())
-    console.print(f"accuracy: {figures}")
-    console.print(f"largest difference of an output, compact or with zeros: {compact['max_difference']:.0e}")
+    screen.print(f"accuracy: {figures}")
+    screen.print(f"largest difference of an output, compact or with zeros: {compact['max_difference']:.0e}")
     onnx = compact["onnx"]
-    files = ["report.json", "model.safetensors", "compact.safetensors", "pixels.png"]
-    files += ["model.onnx"] if isinstance(onnx, dict) else []
-    console.print(f"wrote {', '.join(files)} to {out.resolve()} ({result['seconds']:.0f} s)")
+    files = [name for name in DEMO.files if name != ONNX_FILE or isinstance(onnx, dict)]
+    screen.print(f"wrote {', '.join(files)} to {plain(out.resolve())} ({result['seconds']:.0f} s)")
     if isinstance(onnx, str):
-        console.print(f"model.onnx {onnx}", markup=False)
+        screen.print(f"{ONNX_FILE} {onnx}")
 
 
 def sizes(compact: dict[str, Any]) -> Any:
@@ -230,7 +241,7 @@ def sizes(compact: dict[str, Any]) -> Any:
 
 
 def write(net: nn.Module, small: nn.Module, data: Data, dead: Tensor, result: dict[str, Any], out: Path) -> None:
-    """All other files of the demo, each written whole or not at all."""
+    """All other files of the demo."""
     from safetensors.torch import save
 
     write_text(out / "report.json", json.dumps(result, indent=2) + "\n")

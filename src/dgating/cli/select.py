@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgating._config import write_text
+from dgating.cli.terminal import console, plain
 
 if TYPE_CHECKING:
     from dgating.tables._select import Selection, Settings
@@ -25,18 +26,18 @@ def need(command: str, *modules: str) -> None:
 
 def select(table: Path, out: Path, settings: Settings, *, force: bool, quiet: bool) -> None:
     """Run, write the report, print a brief version."""
-    from rich.console import Console
-
-    from dgating.tables._folder import staged, writing
+    from dgating._folders import staged, writing
     from dgating.tables._read import read_table
-    from dgating.tables._report import FILES, write_report
+    from dgating.tables._report import REPORT, write_report
     from dgating.tables._select import select as run
 
     settings.check()
-    wait = Console(stderr=True, quiet=quiet)
-    with staged(out, FILES, force) as folder:
+    if lies_in(table, out):
+        raise ValueError(f"--out {str(out)!r} holds the table itself, which would be lost; name another folder.")
+    with staged(out, REPORT, force) as folder:
         frame = read_table(table, settings.reading)
-        with wait.status(f"{len(frame)} rows, {frame.shape[1]} columns: cross-validation"):
+        wait = f"{len(frame)} rows, {frame.shape[1]} columns: cross-validation"
+        with console(stderr=True, quiet=quiet).status(wait):
             found = run(frame, settings)
             with writing(out):
                 write_report(found, folder, table, out)
@@ -44,65 +45,78 @@ def select(table: Path, out: Path, settings: Settings, *, force: bool, quiet: bo
         _show(found, out)
 
 
-def predict(report: Path, table: Path, out: Path, *, separator: str | None, quiet: bool) -> None:
+def predict(report: Path, table: Path, out: Path, *, separator: str | None, force: bool, quiet: bool) -> None:
     """Predict every row of a table."""
     from dataclasses import replace
 
-    from rich.console import Console
-
-    from dgating.tables._folder import writing
+    from dgating._folders import readable, writing
+    from dgating.tables._csv import write_csv
     from dgating.tables._kinds import CATEGORY
     from dgating.tables._predictor import Predictor
     from dgating.tables._read import read_table
 
-    if out.exists() and (not out.is_file() or (table.exists() and out.samefile(table))):  # a device is no file
-        raise ValueError(f"--out: expected a new file, received {str(out)!r}; name another one.")
-    model = Predictor.load(report)
+    _check_predictions(out, report, table, force)
+    model = Predictor.load(readable(report))
     how = replace(model.reading, separator=separator or model.reading.separator)
     text = [f.name for f in model.features if f.text and f.kind == CATEGORY]
     made, rows = model.predict(read_table(table, how, text))
     with writing(out):
-        write_text(out, made.to_csv(index=False))
-    if quiet:
-        return
-    console = Console(soft_wrap=True, highlight=False)
+        write_csv(made, out, new=not force)
+    screen = console(quiet=quiet)
     for words, counts in (("missing values, filled in", rows.missing), ("words that are new", rows.unknown)):
         if counts:
-            console.print(f"{words}: " + ", ".join(f"{shown(n)} {c}" for n, c in counts.items()), markup=False)
-    console.print(f"{len(made)} predictions of {shown(model.target)} in {out}", markup=False)
+            screen.print(f"{words}: " + ", ".join(f"{plain(n)} {c}" for n, c in counts.items()))
+    screen.print(f"{len(made)} predictions of {plain(model.target)} in {plain(out)}")
 
 
-def shown(name: str) -> str:
-    """A name without characters that steer a terminal."""
-    return "".join(c if c.isprintable() else "�" for c in name)
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file, or one that would be made, is below a folder: by its own name, or where a link leads."""
+    whole = Path(os.path.realpath(folder))
+    names = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name)
+    return any(place == whole or _same(place, folder) for name in names for place in name.parents)
+
+
+def _same(a: Path, b: Path) -> bool:
+    return a.exists() and b.exists() and a.samefile(b)
+
+
+def _check_predictions(out: Path, report: Path, table: Path, force: bool) -> None:
+    """Raise ``ValueError`` where predictions would replace something that they must not."""
+    if out.exists() and not out.is_file():
+        raise ValueError(f"--out: expected a file, {str(out)!r} is a folder or a device; name another one.")
+    if _same(out, table):
+        raise ValueError(f"--out: expected a new file, {str(out)!r} is the table that is read; name another one.")
+    files = [place for place in report.iterdir() if place.is_file()] if report.is_dir() else []
+    if lies_in(out, report) or any(_same(out, place) for place in files):
+        raise ValueError(f"--out: expected a file outside the report, {str(out)!r} is in it; name another one.")
+    if os.path.lexists(out) and not force:
+        raise ValueError(f"--out {str(out)!r} is there already; name another file, or replace it by --force.")
 
 
 def _show(found: Selection, out: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     from dgating.tables._report import PAGE_FILE, number, summary
 
-    console = Console(soft_wrap=True, highlight=False)
+    screen = console()
     table: Any = Table()
     for head in ("feature", "importance", "leaves at λ"):
         table.add_column(head, justify="left" if head == "feature" else "right")
     kept = found.table()
     kept = kept[kept["selected"]]
     for row in kept.head(SHOWN).itertuples(index=False):
-        table.add_row(Text(shown(str(row.feature))), number(row.importance), number(row.lam_leaves))
+        table.add_row(plain(row.feature), number(row.importance), number(row.lam_leaves))
     if len(kept):
-        console.print(table)
+        screen.print(table)
     if len(kept) > SHOWN:
-        console.print(f"and {len(kept) - SHOWN} more")
-    console.print(f"{shown(found.target.name)}: {summary(found)}", markup=False)
+        screen.print(f"and {len(kept) - SHOWN} more")
+    screen.print(f"{plain(found.target.name)}: {summary(found)}")
     for name, reason in found.dropped.items():
         if reason != "--drop":
-            console.print(f"left out {shown(name)}: {shown(reason)}", markup=False)
+            screen.print(f"left out {plain(name)}: {plain(reason)}")
     absent = found.rows["without target"]
     if absent:
-        console.print(f"left out {absent} rows without a value of {shown(found.target.name)}", markup=False)
+        screen.print(f"left out {absent} rows without a value of {plain(found.target.name)}")
     for note in found.notes:
-        console.print(f"note: {shown(note)}", markup=False)
-    console.print(f"report: {out / PAGE_FILE}", markup=False)
+        screen.print(f"note: {plain(note)}")
+    screen.print(f"report: {plain(out / PAGE_FILE)}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dgating._checks import check_weights
-from dgating._config import write_bytes
+from dgating._files import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
 from dgating._optim import check_number

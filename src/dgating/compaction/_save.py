@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dgating._config import write_bytes
+from dgating._files import write_bytes
 from dgating.compaction._graphs import analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
 from dgating.compaction._modules import module_changes, repeat_attributes, sliced_copy
 from dgating.compaction._plan import CompactionPlan, analyse

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dgating._config import write_text
+from dgating._files import write_text
 from dgating.paths._data import Data, as_data
 from dgating.paths._path import path, seeded
 from dgating.paths._result import PathPoint, RegularizationPath

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dgating._config import write_bytes
+from dgating._files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dgating._config import write_bytes, write_text
+from dgating._files import write_bytes, write_text
 
 Result = dict[str, np.ndarray]
 Item = TypeVar("Item")

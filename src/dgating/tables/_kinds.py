@@ -6,12 +6,13 @@ values; text that reads like dates is a date; text with almost as many values as
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from dgating.tables._shell import quoted
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
 IDENTIFIER = 0.9  # share of distinct values from which a text column names the rows
@@ -168,8 +169,3 @@ def _check_range(values: np.ndarray, name: str) -> None:
 
 def _word(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def quoted(word: str) -> str:
-    """A word of a command line."""
-    return shlex.quote(word)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dgating.cli.terminal import plain
 from dgating.tables._select import SCORES, Selection
 
 NAMED = 12  # features with a name beside their line
@@ -21,9 +22,15 @@ def picture(found: Selection) -> bytes:
         ImportError: matplotlib is missing.
     """
     try:
+        from matplotlib import rc_context
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("the picture needs matplotlib: pip install 'dgating[plot]'.") from error
+    with rc_context({"text.usetex": False}):  # a name is no formula, whatever the user's own settings say
+        return _drawn(found, Figure)
+
+
+def _drawn(found: Selection, Figure: Any) -> bytes:
     figure = Figure(figsize=(8, 6.4), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
     sign = -1 if found.target.classes is not None else 1  # log loss is shown as such: smaller is better
@@ -55,7 +62,7 @@ def picture(found: Selection) -> bytes:
     below.spines["right"].set_visible(False)
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # a font need not have every script that a name is written in
-        warnings.filterwarnings("ignore", message=r"Glyph \d+")
+        warnings.filterwarnings("ignore", message=r"Glyph \d+|Matplotlib currently does not support")
         figure.savefig(buffer, format="png", dpi=140, metadata={"Software": None})
     return buffer.getvalue()
 
@@ -72,7 +79,7 @@ def _names(axes: Any, found: Selection, named: list[int]) -> None:
         y.append(max(at[j], y[-1] + step) if y else at[j])
     over = max(0.0, y[-1] - height)
     for j, value in zip(order, np.array(y) - over, strict=True):
-        name = found.features[j].name
+        name = plain(found.features[j].name)
         axes.annotate(
             name if len(name) <= 24 else name[:23] + "…", (1.01, value / height), xycoords="axes fraction",
             color=f"C{named.index(j) % 10}", fontsize=8, va="center", parse_math=False, annotation_clip=False,

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from dgating._config import write_bytes, write_text
+from dgating._files import write_bytes, write_text
 from dgating.estimators._network_fit import ACTIVATIONS
 from dgating.tables._encode import Encoded, Feature, encode
 from dgating.tables._kinds import CATEGORY, DATE, NUMBER

@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import platform
-import shlex
 from dataclasses import asdict
 from html import escape
 from importlib.metadata import version
@@ -14,15 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import dgating
-from dgating._config import write_bytes, write_text
+from dgating._files import write_bytes, write_text
+from dgating._folders import Contents
+from dgating.cli.terminal import plain
+from dgating.tables._csv import write_csv
 from dgating.tables._encode import MOST_WORDS
 from dgating.tables._kinds import CATEGORY, DATE, Column
 from dgating.tables._picture import picture
 from dgating.tables._predictor import WEIGHTS_FILE, WORDS_FILE
 from dgating.tables._select import SCORES, Point, Selection, Settings
+from dgating.tables._shell import argument, command_line
 
 TABLE_FILE, PICTURE_FILE, METRICS_FILE, PAGE_FILE = "selected.csv", "path.png", "metrics.json", "report.html"
-FILES = (TABLE_FILE, PICTURE_FILE, METRICS_FILE, PAGE_FILE, WEIGHTS_FILE, WORDS_FILE)
+REPORT = Contents(
+    "report", (TABLE_FILE, PICTURE_FILE, METRICS_FILE, PAGE_FILE, WEIGHTS_FILE, WORDS_FILE), mark=WORDS_FILE
+)
 FORMAT = "dgating/selection/1"
 NAMES = {"selected": "selected", "weakest": "weakest penalty", "none": "no feature"}
 
@@ -44,16 +49,19 @@ def write_report(found: Selection, folder: Path, table: Path, out: Path) -> None
     """All files of a report into a folder; ``table`` and ``out`` as the user named them."""
     image = picture(found)
     command = reproduce(found.settings, table, out)
-    write_text(folder / TABLE_FILE, found.table().to_csv(index=False, float_format="%.6g"))
+    selected = found.table()
+    for name in ("importance", "lam_leaves"):
+        selected[name] = [float(f"{value:.6g}") for value in selected[name]]
+    write_csv(selected, folder / TABLE_FILE)
     write_bytes(folder / PICTURE_FILE, image)
-    write_text(folder / METRICS_FILE, json.dumps(_finite(metrics(found, command)), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / METRICS_FILE, json.dumps(_finite(metrics(found, command)), indent=1) + "\n")
     write_text(folder / PAGE_FILE, page(found, image, command, out))
     found.predictor.save(folder)
 
 
 def reproduce(settings: Settings, table: Path, out: Path) -> str:
     """The command line of a run."""
-    words = ["dgating", "select", str(table), "--out", str(out)]
+    words = ["dgating", "select", argument(table), "--out", argument(out)]
     default = Settings(settings.target)
     flat = {**vars(settings), **vars(settings.reading)}
     usual = {**vars(default), **vars(default.reading)}
@@ -62,7 +70,7 @@ def reproduce(settings: Settings, table: Path, out: Path) -> str:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             words += [f"--{name.replace('_', '-')}", str(item)]
-    return shlex.join(words)
+    return command_line(words)
 
 
 def metrics(found: Selection, command: str) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def page(found: Selection, image: bytes, command: str, out: Path) -> str:
     title = f"What predicts {found.target.name}"
     task = found.target.task
     classes = "" if found.target.classes is None else f" of {len(found.target.classes)} classes"
-    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in found.notes)
+    notes = "".join(f'<p class="note">{_text(note)}</p>' for note in found.notes)
     rows = found.rows
     counts = f"{rows['training']} rows for training, {rows['test']} held back for the test"
     if rows["without target"]:
@@ -142,15 +150,15 @@ def page(found: Selection, image: bytes, command: str, out: Path) -> str:
     }[rule]
     if found.settings.n_features is not None:
         reason = f"the best mean score of the folds among those with at most {found.settings.n_features} features"
-    predict = shlex.join(["dgating", "predict", str(out), "new.csv", "--out", "predictions.csv"])
+    predict = command_line(["dgating", "predict", argument(out), "new.csv", "--out", "predictions.csv"])
     used = " ".join(f"{name} {word}," for name, word in versions().items()).rstrip(",")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(title)}</title><style>{STYLE}</style></head><body>
-<h1>What predicts <em>{escape(found.target.name)}</em></h1>
-<p>{escape(summary(found))}</p>
+<title>{_text(title)}</title><style>{STYLE}</style></head><body>
+<h1>What predicts <em>{_text(found.target.name)}</em></h1>
+<p>{_text(summary(found))}</p>
 <p class="dim">{task.capitalize()}{classes}, {found.settings.model} model, {counts}.</p>
 {notes}
 <h2>Scores</h2>
@@ -164,17 +172,22 @@ the path, “no feature” the prediction that is the same for every row.</small
 strength λ from which on the feature is gone: what leaves last was needed most.</small></p>
 <h2>Path</h2>
 <p>The penalty rises from left to right and features leave. The dashed line is the strength that was taken,
-λ = {number(found.lams[found.index])}: {escape(reason)}.</p>
+λ = {number(found.lams[found.index])}: {_text(reason)}.</p>
 <img alt="Scores, number of features and importances against the strength of the penalty"
  src="data:image/png;base64,{base64.b64encode(image).decode()}">
 <h2>What was done with each column</h2>
 {_columns(found)}
 <h2>Predict, reproduce</h2>
-<p>New rows need the selected columns only:</p><pre>{escape(predict)}</pre>
-<p>This report again:</p><pre>{escape(command)}</pre>
-<p><small>{escape(used)}; {found.seconds:.1f} s.</small></p>
+<p>New rows need the selected columns only:</p><pre>{_text(predict)}</pre>
+<p>This report again:</p><pre>{_text(command)}</pre>
+<p><small>{_text(used)}; {found.seconds:.1f} s.</small></p>
 </body></html>
 """
+
+
+def _text(word: object) -> str:
+    """Words of the data for the page; line breaks and changes of direction would reach the words around them."""
+    return escape(plain(word))
 
 
 def _scores(found: Selection) -> str:
@@ -202,7 +215,7 @@ def _features(found: Selection) -> str:
         if not selected:
             kind, bar = "out", ""
         lines.append(
-            f'<tr class="{kind}"><td>{escape(name)}</td><td class="wide">{bar}</td>'
+            f'<tr class="{kind}"><td>{_text(name)}</td><td class="wide">{bar}</td>'
             f'<td class="n">{number(importance)}</td><td class="n">{number(leaves)}</td></tr>'
         )
     head = '<th>feature</th><th></th><th class="n">importance</th><th class="n">leaves at λ</th>'
@@ -218,8 +231,8 @@ def _columns(found: Selection) -> str:
     for name, reason in found.dropped.items():
         lines.append((known.get(name, Column(name, "–", False, 0, 0)), "out", f"left out: {reason}"))
     cells = "".join(
-        f'<tr class="{kind}"><td>{escape(c.name)}</td><td>{c.kind}</td><td class="n">{c.distinct or "–"}</td>'
-        f'<td class="n">{c.missing or "–"}</td><td>{escape(what)}</td></tr>'
+        f'<tr class="{kind}"><td>{_text(c.name)}</td><td>{c.kind}</td><td class="n">{c.distinct or "–"}</td>'
+        f'<td class="n">{c.missing or "–"}</td><td>{_text(what)}</td></tr>'
         for c, kind, what in lines
     )
     head = '<th>column</th><th>kind</th><th class="n">values</th><th class="n">missing</th><th>treatment</th>'

@@ -18,9 +18,10 @@ from dgating.estimators._linear import DGatedLinearClassifierCV, DGatedLinearReg
 from dgating.estimators._network import DGatedClassifierCV, DGatedRegressorCV
 from dgating.paths._rules import RULES, choose, standard_errors
 from dgating.tables._encode import Feature, encode, feature_of, group_labels
-from dgating.tables._kinds import DATE, Column, column_of, counts_rows, quoted
+from dgating.tables._kinds import DATE, Column, column_of, counts_rows
 from dgating.tables._predictor import Predictor
 from dgating.tables._read import Reading, check_memory
+from dgating.tables._shell import quoted
 from dgating.tables._target import CLASSIFICATION, TASKS, Target, check_folds, target_of
 
 MODELS = ("linear", "network")

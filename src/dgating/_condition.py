@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dgating._certificate import largest_product
+from dgating._optim_state import entry_state
 from dgating._settings import Place
 from dgating._units import Unit, full, wide
-
-MOMENTA = ("momentum_buffer", "exp_avg")  # state that moves a parameter without a gradient
 
 
 class Obstacle(NamedTuple):
@@ -92,21 +91,26 @@ class Condition:
 
     def _sizes_ahead(self) -> Tensor:
         ahead = []
+        assert self.optimizer is not None
         for p, shift in zip(self.unit.factors, self.shifts, strict=True):
-            value, velocity = wide(full(p.detach())), moving(p, self.optimizer)
+            value = wide(full(p.detach()))
+            velocity = self.optimizer.state.get(p, {}).get("momentum_buffer")
             if velocity is not None and shift:
                 value = value - shift * wide(full(velocity))
             ahead.append(value)
         return torch.cat([self.unit.norms_of(ahead[:-1]).unsqueeze(0), ahead[-1].abs()])
 
     def at_rest(self) -> Tensor:
-        """``(J,)`` groups whose factors are exactly zero and that no momentum moves."""
+        """``(J,)`` groups whose factors are exactly zero and whose optimizer has nothing left that moves them."""
         factors = list(self.unit.factors)
         still = self.unit.zero_in(factors)
-        momenta = [moving(p, self.optimizer) for p in factors]
-        if any(m is not None for m in momenta):
-            filled = [torch.zeros_like(p) if m is None else m for m, p in zip(momenta, factors, strict=True)]
-            still = still & self.unit.zero_in(filled)
+        if self.optimizer is None:
+            return still
+        kept = [entry_state(self.optimizer, p) for p in factors]
+        for layer in range(max(map(len, kept))):
+            pairs = zip(kept, factors, strict=True)
+            entries = [k[layer] if layer < len(k) else torch.zeros_like(p) for k, p in pairs]
+            still = still & self.unit.zero_in(entries)
         return still
 
     def slowest_step(self) -> float:
@@ -158,10 +162,3 @@ class Condition:
 def coarsest(unit: Unit) -> torch.finfo:
     """The number format with the fewest digits among the factors."""
     return max((torch.finfo(p.dtype) for p in unit.factors), key=lambda kind: kind.eps)
-
-
-def moving(p: nn.Parameter, optimizer: torch.optim.Optimizer | None) -> Tensor | None:
-    """The momentum that carries a parameter on without a gradient, if its optimizer keeps one."""
-    state = {} if optimizer is None else optimizer.state.get(p, {})
-    found = (state.get(name) for name in MOMENTA)
-    return next((m for m in found if isinstance(m, Tensor) and m.shape == p.shape), None)

@@ -1,6 +1,6 @@
 """Files that lie: damaged, edited and forged saves of every kind that the library reads, and what becomes of each.
 
-    python -m benchmarks.hostile_saves              # 5,000 files, about three minutes; writes results/hostile_saves.json
+    python -m benchmarks.hostile_saves              # 5,000 files; writes results/hostile_saves.json
     python -m benchmarks.hostile_saves --files 500 --seed 1 --show
 
 Every file is an honest one with one change: a flipped bit, a cut, bytes that were added, another value in the place of
@@ -207,7 +207,8 @@ FORMATS = {
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, 2, 3, 7, -1, -7, 0.5, -0.0, 1e300, float("nan"), float("inf"), 10**8, 10**9, 10**12, 2**63,
     10**30, 10**400, "", "a", "0", "weight", "float32", "../../x", "__class__", "\x00", "\ud800", "a" * 5000, [], {},
-    [0], [1, 2], [[0]], [10**9, 10**9], {"a": 1}, {"": None}, {"items": []}, {"tensor": [10**6, 10**3], "dtype": "float32"},
+    [0], [1, 2], [[0]], [10**9, 10**9], {"a": 1}, {"": None}, {"items": []},
+    {"tensor": [10**6, 10**3], "dtype": "float32"},
 )  # fmt: skip
 DEEP = ("[" * 200 + "]" * 200, '{"a":' * 200 + "1" + "}" * 200, "[" * 50_000, "1" * 100_000, "1e999")
 

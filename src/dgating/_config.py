@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgating._config_check import check_config
 from dgating._groups import Groups, Member, Part
 from dgating._model import gate_
 from dgating._partition import Partition, partition_by_labels
-from dgating._config_check import check_config
 from dgating._plan import plan_gating
 from dgating._reading import read_bytes, read_json, refusing
 from dgating._units import by_groups, units

@@ -82,6 +82,17 @@ def read_json_file(path: Path, *, nan: bool = False) -> Any:
     return read_json(read_bytes(path), nan=nan)
 
 
+def read_sealed_json(path: Path) -> dict[str, Any]:
+    """An object that :func:`~dgating._sealing.seal_json` wrote. Raises ``ValueError`` if a byte is another one."""
+    content = read_bytes(path)
+    value = read_json(content)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name!r} holds no JSON object")
+    if not is_sealed(content):
+        raise ValueError(f"the checksum of {path.name!r} is another one: it was changed after it was written")
+    return value
+
+
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """The whole file, if it is not longer than ``most`` bytes (else ``ValueError``, before it is read)."""
     with path.open("rb") as file:

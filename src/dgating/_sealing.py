@@ -10,29 +10,33 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
+from typing import Any
 
 FIELD, BLANK = "sha256", "0" * 64
 _PATTERN = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')  # a quote inside a JSON string is escaped: no name can match
 
 
-def seal(content: bytes, head: int | None = None) -> bytes:
-    """The content with its checksum in place of :data:`BLANK`.
+def seal(head: bytes, rest: bytes | memoryview = b"") -> bytes:
+    """Head and rest with their checksum in place of :data:`BLANK`.
 
     Args:
-        content: bytes whose JSON has a field ``"sha256"`` of 64 zeros.
-        head: where the JSON ends; at the end of the content by default.
+        head: bytes whose JSON has a field ``"sha256"`` of 64 zeros.
+        rest: what comes behind them.
 
     Example:
         >>> text = seal(b'{"a": 1, "sha256": "' + BLANK.encode() + b'"}')
         >>> is_sealed(text), is_sealed(text.replace(b"1", b"2", 1))
         (True, False)
     """
-    head = len(content) if head is None else head
-    places = _places(content[:head])
-    assert len(places) == 1, "a field for one checksum"
-    start, stop = places[0]
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return b"".join([content[:start], digest, memoryview(content)[stop:]])
+    ((start, stop),) = _places(head)
+    digest = hashlib.sha256(head)
+    digest.update(rest)
+    return b"".join([head[:start], digest.hexdigest().encode(), head[stop:], rest])
+
+
+def seal_json(value: dict[str, Any]) -> bytes:
+    """A JSON text of an object with a checksum."""
+    return seal(json.dumps({**value, FIELD: BLANK}, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def seal_safetensors(content: bytes, manifest: str) -> bytes:
@@ -42,7 +46,7 @@ def seal_safetensors(content: bytes, manifest: str) -> bytes:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of eight
     head = len(text).to_bytes(8, "little") + text
-    return seal(b"".join([head, memoryview(content)[start:]]), len(head))
+    return seal(head, memoryview(content)[start:])
 
 
 def has_seal(head: bytes) -> bool:

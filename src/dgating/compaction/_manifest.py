@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from dgating._reading import whole_numbers
@@ -72,7 +71,7 @@ def _slice(entry: Any, shape: list[int]) -> Slice:
         if not known or len(known) != width or known[-1] >= shape[axis] or sorted(set(known)) != known:
             raise ValueError(f"a slice of axis {axis} of a tensor of {shape} with the indices {_brief(indices)}")
     shape[axis] = width
-    return Slice(axis, torch.tensor(keep), row)
+    return Slice.from_json(entry)
 
 
 def sizes_of_step(model: nn.Module, step: dict[str, Any]) -> tuple[tuple[str, str, str, Any, Any], ...]:

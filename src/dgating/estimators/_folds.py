@@ -30,8 +30,3 @@ def keep_scores(estimator: Any, lams: list[float], results: list[Result]) -> Non
     estimator.standard_errors_ = standard_errors(estimator.scores_)
     estimator.n_groups_ = np.stack([r["n_groups"] for r in results])
     estimator.best_index_ = choose(estimator.scores_, estimator.rule, estimator.within)
-
-
-def scoring_name(scoring: Any) -> str:
-    """A name that is the same in the next process, for the settings of a folder."""
-    return f"{scoring.__module__}.{scoring.__qualname__}" if hasattr(scoring, "__qualname__") else str(scoring)

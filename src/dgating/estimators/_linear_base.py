@@ -14,7 +14,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import THREADS, keep_scores, scoring_name, splits_of
+from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
 from dgating.estimators._linear_folds import fold_tasks
@@ -23,7 +23,8 @@ from dgating.paths._condense import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._linear_data import LossName
 from dgating.paths._rules import RULES
-from dgating.paths._tasks import fingerprint, run_tasks, some_threads
+from dgating.paths._settings import fingerprint
+from dgating.paths._tasks import run_tasks, some_threads
 
 DEFAULT_SHARE = 0.05  # of lam_max, for lam=None
 
@@ -217,12 +218,13 @@ class CrossValidated(LinearBase):
         tasks = fold_tasks(
             X, y, rows, score_rows, found.labels, lams, splits, options, self._template(X), get_scorer(scoring)
         )
+        arrays = (X, y, rows) if score_rows is None else (X, y, rows, score_rows)
         results = run_tasks(
             tasks,
             n_jobs=self.n_jobs,
             threads=THREADS,
             folder=self.folder,
-            settings=None if self.folder is None else self._settings(X, y, rows, found, lams, splits, scoring),
+            settings=None if self.folder is None else self._settings(arrays, found, lams, splits, scoring),
             progress="cross-validation" if self.verbose else None,
         )
         keep_scores(self, lams, results)
@@ -256,12 +258,13 @@ class CrossValidated(LinearBase):
                     f"{self.classes_[absent].tolist()}; take fewer or stratified folds, or leave out rare classes."
                 )
 
-    def _settings(self, X: Any, y: Any, rows: Any, found: Any, lams: Any, splits: Any, scoring: Any) -> dict[str, Any]:
+    def _settings(self, arrays: Any, found: Any, lams: Any, splits: Any, scoring: Any) -> dict[str, Any]:
         return {
             "estimator": type(self).__name__,
-            "data": fingerprint(X, y, rows),
+            "data": fingerprint(*arrays),
+            "classes": getattr(self, "classes_", None),
             "groups": fingerprint(found.labels),
             "splits": fingerprint(*(part for split in splits for part in split)),
             "lams": lams,
-            "options": vars(self._options()) | {"scoring": scoring_name(scoring)},
+            "options": vars(self._options()) | {"scoring": scoring},
         }

@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import THREADS, keep_scores, scoring_name, splits_of
+from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fitness, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
@@ -28,7 +28,8 @@ from dgating.paths._data import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._rules import RULES
-from dgating.paths._tasks import Task, claim, fingerprint, run_tasks
+from dgating.paths._settings import fingerprint
+from dgating.paths._tasks import Task, claim, run_tasks
 
 GENTLE = 40  # strengths on the way to one that was given
 GENTLE_FROM = 0.01  # where that way begins, as a share
@@ -202,7 +203,7 @@ class CrossValidatedNetwork(NetworkBase):
                 "estimator": type(self).__name__, "data": fingerprint(X, y, rows), "groups": fingerprint(found.labels),
                 "splits": fingerprint(*(part for split in splits for part in split)), "lams": lams,
                 "network": [setup.hidden, setup.activation, setup.depth, setup.seed], "options": setup.options,
-                "standardize": self.standardize, "scoring": scoring_name(self.scoring),
+                "standardize": self.standardize, "scoring": self.scoring, "classes": getattr(self, "classes_", None),
             }  # fmt: skip
             place = claim(Path(self.folder), settings)
         path = kept_path(

@@ -322,7 +322,7 @@ BAD = {
     "no rows count": ({"sample_weight": [0, 0, 0, 0]}, ValueError, "sample_weight: expected a positive sum"),
     "rows too short": ({"sample_weight": [1, 1]}, ValueError, r"sample_weight: expected shape \(4,\), one a row"),
     "tol": ({"tol": 0.0}, ValueError, r"tol: expected a number in \(0, 1\), received 0.0"),
-    "max_iter": ({"max_iter": 0}, ValueError, "max_iter: expected at least 1, received 0"),
+    "max_iter": ({"max_iter": 0}, ValueError, "max_iter: expected a whole number >= 1, received 0"),
     "start": ({"start": (torch.zeros(3, 1), torch.zeros(1))}, ValueError, r"start: expected coefficients \(4, 1\)"),
     "classes of two columns": ({"loss": "logistic", "y": GOOD_X}, ValueError, r"y: expected classes of shape \(4,\)"),
     "classes -1 and 1": ({"loss": "logistic", "y": 2 * GOOD_Y - 1}, ValueError, "classes 0 and 1 .* from -1 to 1"),

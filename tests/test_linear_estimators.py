@@ -314,7 +314,7 @@ def test_classes_groups_and_probabilities():
         (DGatedLinearRegressorCV(cv=5), (X[:4], Y[:4]), ValueError, "n_splits=5 greater than the number of samples"),
         (DGatedLinearRegressorCV(rule="2se"), (X, Y), ValueError, "rule: expected one of"),
         (DGatedLinearRegressorCV(lams=[1.0, -1.0]), (X, Y), ValueError, "lams: expected a number of strengths, or"),
-        (DGatedLinearRegressorCV(lams=0), (X, Y), ValueError, "n: expected a whole number >= 1"),
+        (DGatedLinearRegressorCV(lams=0), (X, Y), ValueError, "lams: expected a whole number >= 1"),
         (DGatedLinearClassifierCV(cv=KFold(3)), (IRIS, SPECIES), ValueError, "cv: .* fold 0 has none of .0."),
     ],
 )

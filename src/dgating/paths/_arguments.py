@@ -19,10 +19,11 @@ MOST_SEED = (1 << 63) - 1
 
 def check_whole(name: str, value: object, low: int, high: int | None = None) -> int:
     """A whole number in a range."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low or (high is not None and value > high):
-        wanted = f">= {low}" if high is None else f"in {low} .. {high}"
-        raise ValueError(f"{name}: expected a whole number {wanted}, received {value!r}.")
-    return int(value)
+    number = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    if number is None or number < low or (high is not None and number > high):
+        most = "" if high is None else f", at most {high}"
+        raise ValueError(f"{name}: expected a whole number >= {low}{most}, received {value!r}.")
+    return number
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -88,15 +89,26 @@ def check_lams(lams: Any) -> int | list[float] | None:
     return out
 
 
+def check_strengths(lams: Any) -> None:
+    """A number of strengths, or strengths ``>= 0`` in any order."""
+    if isinstance(lams, Integral):  # True is one, too
+        check_whole("lams", lams, 1, MOST_LAMS)
+        return
+    given = np.asarray(lams)
+    good = given.ndim == 1 and given.dtype.kind in "iuf" and given.size > 0
+    if not good or not np.isfinite(given).all() or given.min() < 0:
+        raise ValueError(f"lams: expected a number of strengths, or strengths >= 0, received {repr(lams)[:80]}.")
+
+
 def check_rows(what: str, rows: Any, n: int) -> np.ndarray:
     """Row numbers of a fold in ``0 .. n - 1``."""
     made = np.asarray(rows)
+    if made.size == 0:
+        raise ValueError(f"{what}: expected rows, received none.")
     if made.ndim != 1 or made.dtype.kind not in "iu":
         raise ValueError(
             f"{what}: expected row numbers, received {made.dtype} of shape {made.shape}. Of a mask, take flatnonzero."
         )
-    if len(made) == 0:
-        raise ValueError(f"{what}: expected rows, received none.")
     if made.min() < 0 or made.max() >= n:
         raise ValueError(f"{what}: expected row numbers in 0 .. {n - 1}, received {made.min()} .. {made.max()}.")
     return made.astype(np.int64)

@@ -121,7 +121,7 @@ def group_bridge_path(
     strengths = strengths.to(data.base.X.device)
     w, scale = _beginning(data, float(strengths.min()))
     if start is not None:
-        w = data.inside(*start)
+        w = data.inside(start)
     length, (p, k), used_newton = len(strengths), data.shape, False
     coef, intercept, numbers = w.new_zeros(length, p, k), w.new_zeros(length, k), w.new_zeros(length, 3)
     for i in strengths.argsort().tolist():

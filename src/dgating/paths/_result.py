@@ -146,10 +146,7 @@ class RegularizationPath(Sequence[PathPoint]):
         i, best = max(scored, key=lambda ip: (ip[1].score, -ip[1].n_groups, ip[0]))
         if rule == "best":
             return best
-        if rule == "1se":
-            slack = self._standard_error(i, standard_error)
-        else:
-            slack = within
+        slack = within if rule == "within" else self._standard_error(i, standard_error)
         good = [(j, p) for j, p in scored if p.score >= best.score - slack]
         return min(good, key=lambda jp: (jp[1].n_groups, -jp[0]))[1]
 

@@ -25,6 +25,7 @@ from safetensors.numpy import save
 from dgating._config import write_bytes
 from dgating._reading import MALFORMED, read_json, read_safetensors
 from dgating._sealing import seal_safetensors
+from dgating.paths._arguments import check_whole
 from dgating.paths._settings import described
 
 Result = dict[str, np.ndarray]
@@ -87,8 +88,7 @@ def check_workers(n_jobs: int | None, threads: int) -> None:
     """Refuse numbers of processes and threads that cannot be meant."""
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0):
         raise ValueError(f"n_jobs: expected a number of processes, -1 for one a core, or None, received {n_jobs!r}.")
-    if isinstance(threads, bool) or not isinstance(threads, Integral) or threads < 1:
-        raise ValueError(f"threads: expected a whole number >= 1, received {threads!r}.")
+    check_whole("threads", threads, 1)
 
 
 def _computed(tasks: Sequence[Task], left: list[int], n_jobs: int | None, threads: int) -> Iterable[tuple[int, Result]]:

@@ -238,3 +238,14 @@ def test_no_decay_no_zeros(lam, lr, steps):
     assert (budget.exponent, budget.norm, budget.reachable) == (0, 1, False)
     assert math.inf in (budget.lam_needed, budget.steps_needed)
     assert "too short" in str(budget)
+
+
+@pytest.mark.parametrize("q", [1.0, 2 / 3, 0.5, 0.4, 2 / 7])
+@pytest.mark.parametrize("tau", [0.01, 1.0, 7.3])
+def test_a_norm_at_the_threshold_is_zero(q, tau):
+    """Zero and the other minimum are equally good there: zero is taken."""
+    at = dg.prox_threshold(tau, q)
+    norms = torch.tensor([at * (1 - 1e-9), at, at * (1 + 1e-9)], dtype=torch.float64)
+    below, exact, above = dg.prox_norm(norms, tau, q).tolist()
+    assert below == exact == 0
+    assert above > 0

@@ -302,7 +302,7 @@ def test_classes_groups_and_probabilities():
     [
         (DGatedLinearRegressor(-1.0), (X, Y), ValueError, "lam: expected a finite number >= 0, received -1.0"),
         (DGatedLinearRegressor("1"), (X, Y), TypeError, "lam: expected a number, received str"),
-        (DGatedLinearRegressor(depth=1), (X, Y), ValueError, "depth: expected a whole number >= [23], received 1"),
+        (DGatedLinearRegressor(depth=1), (X, Y), ValueError, "depth: expected a whole number >= 2, at most 64, received 1"),
         (DGatedLinearRegressor(1.0, depth=2.5), (X, Y), ValueError, "depth: expected a whole number"),
         (DGatedLinearRegressor(groups=3), (X, Y), ValueError, "groups: expected a block size"),
         (DGatedLinearRegressor(), (X, Y * np.nan), ValueError, "NaN"),

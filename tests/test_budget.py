@@ -64,7 +64,7 @@ def test_the_same_again():
     [
         ({}, "expected one of n_groups, params, flops, latency, received 0"),
         ({"n_groups": 3, "params": 0.5}, "received 2"),
-        ({"n_groups": 0}, "in 1 .. 11, received 0"),
+        ({"n_groups": 0}, "n_groups: expected a whole number >= 1, received 0"),
         ({"n_groups": 12}, "in 1 .. 11, received 12"),
         ({"n_groups": 2.5}, "whole number"),
         ({"params": 1.5}, r"a share in \(0, 1\)"),

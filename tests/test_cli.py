@@ -478,7 +478,7 @@ def test_inspect_a_compact_model(folder):
 
 
 def test_inspect_a_damaged_manifest(folder):
-    manifest = {"format": "dgating/compact/1", "steps": [{"target": "module"}], "shared": {}}
+    manifest = {"format": "dgating/compact/2", "steps": [{"target": "module"}], "shared": {}}
     save_file({"x": torch.zeros(1)}, "bad.safetensors", metadata={"dgating": json.dumps(manifest)})
     assert "damaged manifest" in refused("inspect", "bad.safetensors")
     manifest = {"format": "dgating/compact/99"}

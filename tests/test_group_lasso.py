@@ -322,7 +322,7 @@ BAD = {
     "no rows count": ({"sample_weight": [0, 0, 0, 0]}, ValueError, "sample_weight: expected a positive sum"),
     "rows too short": ({"sample_weight": [1, 1]}, ValueError, r"sample_weight: expected shape \(4,\), one a row"),
     "tol": ({"tol": 0.0}, ValueError, r"tol: expected a number in \(0, 1\), received 0.0"),
-    "max_iter": ({"max_iter": 0}, ValueError, "max_iter: expected at least 1, received 0"),
+    "max_iter": ({"max_iter": 0}, ValueError, "max_iter: expected a whole number >= 1, received 0"),
     "start": ({"start": (torch.zeros(3, 1), torch.zeros(1))}, ValueError, r"start: expected coefficients \(4, 1\)"),
     "classes of two columns": ({"loss": "logistic", "y": GOOD_X}, ValueError, r"y: expected classes of shape \(4,\)"),
     "classes -1 and 1": ({"loss": "logistic", "y": 2 * GOOD_Y - 1}, ValueError, "classes 0 and 1 .* from -1 to 1"),
@@ -339,3 +339,35 @@ def test_bad_input_says_what_was_expected(case):
     arguments = {"X": GOOD_X, "y": GOOD_Y, "groups": [0, 0, 1, 1], "lams": [0.1], **changed}
     with pytest.raises(error, match=message):
         group_lasso_path(**arguments)
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 1.0, 0.5, 1.0, 1.0]])
+def test_only_groups_that_the_strong_rule_keeps_are_solved_for(weights, monkeypatch):
+    """|g_j| >= c_j (2 lam - before), by hand on orthonormal columns, where gradients are known."""
+    from dgating.paths import _group_lasso as module
+
+    p = 6
+    X = torch.eye(p, dtype=torch.float64) * p**0.5  # X'X / n = 1
+    g = torch.tensor([6.0, 5.0, 4.0, 3.0, 1.0, 0.5], dtype=torch.float64)  # X'y / n
+    c = torch.ones(p).double() if weights is None else torch.tensor(weights).double()
+    lams = [5.6, 4.7, 3.2, 2.0]
+    asked = []  # the last group of every problem is the free space, which is empty here
+    solve = module.solve
+    monkeypatch.setattr(module, "solve", lambda part, *a: asked.append(len(part.strengths) - 1) or solve(part, *a))
+    options = {"fit_intercept": False, "weights": weights}
+    found = group_lasso_path(X, g * p**0.5, list(range(p)), lams, **options)
+    before, expected, gradients, alive = float((g / c).max()), [], g.clone(), torch.zeros(p, dtype=torch.bool)
+    for lam in lams:
+        keep = (gradients >= c * (2 * lam - before)) | alive
+        while True:
+            expected.append(int(keep.sum()))
+            alive = keep & (g > lam * c)
+            gradients = torch.where(alive, lam * c, g)
+            wrong = ~keep & (g > lam * c)
+            if not bool(wrong.any()):
+                break
+            keep |= wrong
+        before = lam
+    assert asked == expected
+    assert min(asked) < p
+    assert found.active.tolist() == [(g > lam * c).tolist() for lam in lams]

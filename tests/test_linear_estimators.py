@@ -302,7 +302,12 @@ def test_classes_groups_and_probabilities():
     [
         (DGatedLinearRegressor(-1.0), (X, Y), ValueError, "lam: expected a finite number >= 0, received -1.0"),
         (DGatedLinearRegressor("1"), (X, Y), TypeError, "lam: expected a number, received str"),
-        (DGatedLinearRegressor(depth=1), (X, Y), ValueError, "depth: expected a whole number >= [23], received 1"),
+        (
+            DGatedLinearRegressor(depth=1),
+            (X, Y),
+            ValueError,
+            "depth: expected a whole number >= 2, at most 64, received 1",
+        ),
         (DGatedLinearRegressor(1.0, depth=2.5), (X, Y), ValueError, "depth: expected a whole number"),
         (DGatedLinearRegressor(groups=3), (X, Y), ValueError, "groups: expected a block size"),
         (DGatedLinearRegressor(), (X, Y * np.nan), ValueError, "NaN"),
@@ -314,7 +319,7 @@ def test_classes_groups_and_probabilities():
         (DGatedLinearRegressorCV(cv=5), (X[:4], Y[:4]), ValueError, "n_splits=5 greater than the number of samples"),
         (DGatedLinearRegressorCV(rule="2se"), (X, Y), ValueError, "rule: expected one of"),
         (DGatedLinearRegressorCV(lams=[1.0, -1.0]), (X, Y), ValueError, "lams: expected a number of strengths, or"),
-        (DGatedLinearRegressorCV(lams=0), (X, Y), ValueError, "n: expected a whole number >= 1"),
+        (DGatedLinearRegressorCV(lams=0), (X, Y), ValueError, "lams: expected a whole number >= 1"),
         (DGatedLinearClassifierCV(cv=KFold(3)), (IRIS, SPECIES), ValueError, "cv: .* fold 0 has none of .0."),
     ],
 )

@@ -472,3 +472,49 @@ def test_as_a_table_and_a_picture(tmp_path):
     with pytest.raises(KeyError, match="no groups named"):
         found.plot("other")
     assert str(found).startswith("RegularizationPath: D = 3, 4 strengths")
+
+
+class PlusMean(nn.Module):
+    """Its linear layer is not the only reader of the data: the mean of all columns is added."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(12, 1)
+
+    def forward(self, x):
+        return self.layer(x) + x.mean(1, keepdim=True)
+
+
+def test_columns_stay_where_something_else_reads_them():
+    """Columns that the layer lost may not leave the data: the mean would be another one."""
+    x, y = table()
+    held = (x, y)
+    found = path(
+        PlusMean, (x, y), LAMS, validation=held, steps=60, batch_size=64, groups=lambda m: dg.features(m.layer)
+    )
+    point = next(p for p in found if 0 < p.n_groups < 12)
+    with torch.no_grad():
+        made = found.restore(point)(x)
+    score = 1 - float((made.reshape(y.shape) - y).square().sum() / (y - y.mean(0)).square().sum())
+    assert point.score == pytest.approx(score, abs=1e-5)
+
+
+def test_groups_without_curvature_have_a_largest_strength():
+    """By hand: a curvature below a thousandth of the largest counts as that."""
+    from dgating.paths._grid import _largest
+
+    for depth in (3, 4):
+        q = 2 / depth
+        found = _largest(torch.ones(3).double(), torch.tensor([1.0, 0.0, 1e-5]).double(), depth)
+        for lam, height in zip(found.tolist(), (1.0, 1e-3, 1e-3), strict=True):
+            r = np.linspace(1e-9, 1 / height, 400_001)
+            assert lam == pytest.approx(float(((1 - height * r) * r ** (1 - q) / q).max()), rel=1e-5)
+
+
+def test_a_concave_loss_has_a_largest_strength():
+    """All curvatures below zero count as none."""
+    net = nn.Linear(4, 1, bias=False)
+    dg.gate_(net, dg.features(net), depth=3)
+    x, y = torch.eye(4), torch.ones(4, 1)
+    lam = dg.lam_max(net, (x, y), loss=lambda out, y: (y * out - out.square()).reshape(4, -1).sum(1))
+    assert 0 < lam < math.inf

@@ -258,3 +258,14 @@ def test_any_integers_are_labels(dtype: torch.dtype) -> None:
     out = dg.group_prox(torch.ones(3), labels, 0.25, 1.0)
     torch.testing.assert_close(out, dg.group_prox(torch.ones(3), labels.long(), 0.25, 1.0))
     assert len(dg.by_labels(torch.nn.Linear(3, 2), labels)) == 2
+
+
+@pytest.mark.parametrize("q", [1.0, 2 / 3, 0.5, 0.4, 2 / 7])
+@pytest.mark.parametrize("tau", [0.01, 1.0, 7.3])
+def test_a_norm_at_the_threshold_is_zero(q, tau):
+    """Zero and the other minimum are equally good there: zero is taken."""
+    at = dg.prox_threshold(tau, q)
+    norms = torch.tensor([at * (1 - 1e-9), at, at * (1 + 1e-9)], dtype=torch.float64)
+    below, exact, above = dg.prox_norm(norms, tau, q).tolist()
+    assert below == exact == 0
+    assert above > 0

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from dgating.paths._tasks import SETTINGS, Task, fingerprint, run_tasks
+from dgating.paths._settings import fingerprint
+from dgating.paths._tasks import SETTINGS, Task, run_tasks
 
 HERE = Path(__file__).parent
 

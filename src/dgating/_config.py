@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgating._config_check import check_config
 from dgating._files import write_text
 from dgating._groups import Groups, Member, Part
 from dgating._model import gate_planned
 from dgating._partition import Partition, partition_by_labels
-from dgating._plan import check_depth, plan_gating
+from dgating._plan import plan_gating
+from dgating._reading import read_bytes, read_json, refusing
 from dgating._units import by_groups, units
 
 FORMAT = "dgating/gates/1"
@@ -65,25 +69,19 @@ class GateConfig:
     def apply_(self, model: nn.Module) -> nn.Module:
         """Gate a fresh model in the same way, in place.
 
-        A model of another architecture is a ``ValueError`` and stays as it is.
+        Raises:
+            ValueError: a model of another architecture, or a damaged configuration; the model stays as it is.
         """
         todo: list[tuple[Groups, int]] = []
+        with _readable():
+            check_config(self.groups)
         for spec in self.groups:
-            parts = []
-            for part in spec["parts"]:
-                members = []
-                for path, tensor, partition in _part(part):
-                    try:
-                        module = model.get_submodule(path)
-                    except AttributeError:
-                        raise ValueError(
-                            f"GateConfig: {type(model).__name__} has no module {path!r}: "
-                            "expected a model of the architecture that was gated."
-                        ) from None
-                    members.append(Member(module, tensor, partition))
-                parts.append(Part(tuple(members), part["label"]))
+            parts = [
+                Part(tuple(_member(model, m, part["n_groups"]) for m in part["members"]), part["label"])
+                for part in spec["parts"]
+            ]
             todo.append((Groups(tuple(parts), spec["name"]), spec["depth"]))
-        depths = [check_depth(depth) for _, depth in todo]
+        depths = [depth for _, depth in todo]
         planned = plan_gating(model, [g for g, _ in todo])
         gate_planned(list(zip(planned, depths, strict=True)))  # all at once: a refusal leaves no part gated
         return model
@@ -95,21 +93,17 @@ class GateConfig:
     @classmethod
     def from_json(cls, text: str) -> GateConfig:
         """Read JSON text. Raises ``ValueError`` for anything that is not a gating configuration."""
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"GateConfig: expected JSON, received something else ({error}).") from None
+        return cls._from(text)
+
+    @classmethod
+    def _from(cls, text: str | bytes) -> GateConfig:
+        with refusing("GateConfig: expected JSON, received something else", "Take the text of GateConfig.to_json."):
+            data = read_json(text)
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             got = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise ValueError(f"GateConfig: expected format {FORMAT!r}, received {got!r}.")
-        try:
-            for spec in data["groups"]:
-                _expect(spec["name"], str)
-                check_depth(spec["depth"])
-                for part in spec["parts"]:
-                    _part(part)
-        except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-            raise ValueError(f"GateConfig: the configuration is damaged ({type(error).__name__}: {error}).") from None
+            raise ValueError(f"GateConfig: expected format {FORMAT!r}, received {repr(got)[:80]}.")
+        with _readable():
+            check_config(data["groups"])
         return cls(tuple(data["groups"]))
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -118,31 +112,39 @@ class GateConfig:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GateConfig:
-        """Read a file written by :meth:`save`."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise ValueError(f"GateConfig: expected a JSON text file, {Path(path).name!r} is binary.") from None
-        return cls.from_json(text)
+        """Read a file written by :meth:`save`. Raises ``ValueError`` for any other content."""
+        with refusing("GateConfig: expected a JSON file", "Take one written by GateConfig.save."):
+            content = read_bytes(Path(path))
+        return cls._from(content)
 
 
-def _part(spec: dict[str, Any]) -> list[tuple[str, str, Partition]]:
-    """Path, tensor and partition of each member of a part; anything missing or of the wrong kind raises."""
-    _expect(spec["label"], str)
-    _expect(spec["n_groups"], int)
-    members = []
-    for m in spec["members"]:
-        _expect(m["path"], str)
-        _expect(m["tensor"], str)
-        members.append((m["path"], m["tensor"], _decode(m, spec["n_groups"])))
-    if not members:
-        raise ValueError("a part without members")
-    return members
+def _readable() -> AbstractContextManager[None]:
+    return refusing("GateConfig: the configuration is damaged", "Make it again: GateConfig.from_model(model).")
 
 
-def _expect(value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise TypeError(f"expected {kind.__name__}, received {value!r}")
+def _member(model: nn.Module, spec: dict[str, Any], n_groups: int) -> Member:
+    """A tensor of the model and its groups; labels are spread out once the tensor is known to have their size."""
+    path, tensor = spec["path"], spec["tensor"]
+    try:
+        module = model.get_submodule(path)
+    except AttributeError:
+        raise ValueError(
+            f"GateConfig: {type(model).__name__} has no module {path!r}: "
+            "expected a model of the architecture that was gated."
+        ) from None
+    title = f"{path}.{tensor}" if path else tensor
+    found = getattr(module, tensor, None)
+    if not isinstance(found, torch.Tensor):
+        raise ValueError(
+            f"GateConfig: {type(module).__name__} has no tensor {title!r}: "
+            "expected a model of the architecture that was gated."
+        )
+    if list(found.shape) != spec["shape"]:
+        raise ValueError(
+            f"GateConfig: made for a tensor of shape {tuple(spec['shape'])}, but {title!r} is {tuple(found.shape)}: "
+            "expected a model of the architecture that was gated."
+        )
+    return Member(module, tensor, _decode(spec, n_groups))
 
 
 def _encode(partition: Partition) -> dict[str, Any]:
@@ -161,15 +163,11 @@ def _encode(partition: Partition) -> dict[str, Any]:
 
 def _decode(spec: dict[str, Any], n_groups: int) -> Partition:
     shape, labelled = tuple(spec["shape"]), tuple(spec["labelled"])
-    n = 1
-    for size in labelled:
-        n *= size
+    n = math.prod(labelled)
     if spec["kind"] == "whole":
         flat = torch.zeros(1, dtype=torch.long)
     elif spec["kind"] == "blocks":
         flat = torch.arange(n) // (n // n_groups)
-    elif spec["kind"] == "runs":
-        flat = torch.repeat_interleave(torch.tensor(spec["values"]), torch.tensor(spec["lengths"]))
     else:
-        raise KeyError(f"kind {spec['kind']!r}")
+        flat = torch.repeat_interleave(torch.tensor(spec["values"]), torch.tensor(spec["lengths"]))
     return partition_by_labels(shape, flat.view(labelled), n_groups)

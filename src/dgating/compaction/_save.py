@@ -7,27 +7,35 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from dgating._files import write_bytes
+from dgating._reading import Stored, read_json, read_safetensors, refusing, warn_unsealed
+from dgating._sealing import seal_safetensors
 from dgating.compaction._graphs import analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
+from dgating.compaction._manifest import (
+    attributes_of_step,
+    biases_of_step,
+    check_inputs,
+    check_manifest,
+    sizes_of_step,
+    slices_of_step,
+)
 from dgating.compaction._modules import module_changes, repeat_attributes, sliced_copy
 from dgating.compaction._plan import CompactionPlan, analyse
-from dgating.compaction._record import example_inputs, slices_from_json
+from dgating.compaction._record import MOST_INPUTS, example_inputs, size_of_inputs
 from dgating.structure._capture import CompactionError
-from dgating.structure._sizes import Slice, apply, cut
+from dgating.structure._sizes import Slice, cut
 
-FORMAT = "dgating/compact/1"
+FORMAT, UNSEALED = "dgating/compact/2", "dgating/compact/1"
 
 
 def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Write a compact model: its tensors as safetensors, and in the header a JSON manifest of what was sliced.
 
     The file holds no code and nothing is pickled: :func:`load_compact` builds the model from a fresh full-size one. The
-    file is written whole or not at all.
+    file is written whole or not at all, and has a checksum (SHA-256) of everything in it.
 
     Args:
         model: a model made by :func:`compact`, trained on or not.
@@ -64,9 +72,19 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
                     f"save_compact: the graph of {where or 'the model'!r} was traced on inputs that a file cannot "
                     "describe. Export the model instead: dg.export(model, example_inputs, 'model.pt2')."
                 )
+            if size_of_inputs(spec) > MOST_INPUTS:
+                raise CompactionError(
+                    f"save_compact: the graph of {where or 'the model'!r} was traced on {size_of_inputs(spec):,} bytes "
+                    f"of inputs, expected at most {MOST_INPUTS:,}. Compact with a smaller batch of example inputs."
+                )
     tensors, shared = _unique(model)
-    manifest = {"format": FORMAT, "shared": shared, "steps": [r.to_json() for r in records]}
-    write_bytes(Path(path), save(tensors, metadata={"dgating": json.dumps(manifest)}))
+    manifest = {
+        "format": FORMAT,
+        "shared": shared,
+        "not_finite": sorted(name for name, t in tensors.items() if not _is_finite(t)),
+        "steps": [r.to_json() for r in records],
+    }
+    write_bytes(Path(path), seal_safetensors(save(tensors), json.dumps(manifest)))
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -86,6 +104,10 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 def load_compact(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
     """Re-build a compact model from a freshly built full-size one and a file written by :func:`save_compact`.
 
+    The file is not trusted: its checksum must be right, and everything that it says of the model must fit the model
+    before memory is asked for. Only attributes are set that compaction itself would set. (The checksum finds damage and
+    edits; it is no signature of who wrote the file.)
+
     Args:
         model: a model of the architecture that was compacted, with any weights; it is not changed.
         path: the file.
@@ -95,7 +117,10 @@ def load_compact(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, a truncated one, or one of another architecture.
+        ValueError: not such a file, a damaged one, or one of another architecture or dtype.
+
+    Warns:
+        UserWarning: a file of format ``dgating/compact/1``, which had no checksum.
 
     Example:
         >>> import torch, dgating as dg
@@ -104,23 +129,15 @@ def load_compact(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         Traceback (most recent call last):
         FileNotFoundError: load_compact: no file 'missing.safetensors'.
     """
-    manifest, tensors = _read(Path(path))
-    small = model
-    records: list[Any] = []
-    try:
+    where = Path(path)
+    manifest, stored = _read(where)
+    unfit = f"load_compact: {where.name!r} does not fit this {type(model).__name__}"
+    with refusing(unfit, "Expected a full-size model of the architecture that was compacted, freshly built."):
+        check_manifest(manifest)
+        small = model
         for step in manifest["steps"]:
             small = _repeat(small, step)
-        state = dict(tensors)
-        for name, first in manifest["shared"].items():
-            state[name] = tensors[first]
-    except CompactionError:
-        raise
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
-        raise ValueError(
-            f"load_compact: {Path(path).name!r} does not fit this {type(model).__name__} ({type(error).__name__}: "
-            f"{error}). Expected a full-size model of the architecture that was compacted, freshly built."
-        ) from None
-    _load_state(small, state, Path(path).name, type(model).__name__)
+        _load_state(small, stored, manifest)
     records = [_Loaded(step) for step in manifest["steps"]]
     small._compaction_records = (*getattr(model, "_compaction_records", ()), *records)  # type: ignore[assignment]
     return small
@@ -137,62 +154,42 @@ class _Loaded:
         return self.step
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], Stored]:
     if not path.is_file():
         raise FileNotFoundError(f"load_compact: no file {path.name!r}.")
+    whole = f"load_compact: {path.name!r} is not a whole safetensors file"
+    with refusing(whole, "Expected one written by dg.save_compact."):
+        stored = read_safetensors(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("dgating")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dict)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"load_compact: {path.name!r} is not a whole safetensors file ({error}). Expected one written by "
-            "dg.save_compact."
-        ) from None
-    try:
-        manifest = json.loads(text or "null")
-    except (json.JSONDecodeError, RecursionError):
+        manifest = read_json(stored.metadata.get("dgating", "null"))
+    except ValueError:
         manifest = None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        got = manifest.get("format") if isinstance(manifest, dict) else None
+    got = manifest.get("format") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or got not in (FORMAT, UNSEALED) or (got == FORMAT and not stored.sealed):
         raise ValueError(
-            f"load_compact: expected a file written by dg.save_compact (format {FORMAT!r}), {path.name!r} has format "
-            f"{got!r}. Load an ordinary state_dict with model.load_state_dict."
+            f"load_compact: expected a file written by dg.save_compact (format {FORMAT!r} with a checksum), "
+            f"{path.name!r} has format {repr(got)[:80]}. Load an ordinary state_dict with model.load_state_dict."
         )
-    return manifest, tensors
+    if got == UNSEALED:
+        warn_unsealed("load_compact", path)
+    return manifest, stored
 
 
 def _repeat(model: nn.Module, step: dict[str, Any]) -> nn.Module:
     """One compaction again, on a model with any weights."""
-    slices = slices_from_json(step["slices"])
-    if step["target"] not in ("module", "graph"):
-        raise ValueError(f"target {step['target']!r}")
-    sizes = tuple((p, op, a, old, new) for p, op, a, old, new in step["sizes"])
-    plan = CompactionPlan((), (), slices, {}, {}, (0, 0), sizes)
-    _check_slices(model, slices, step["shapes"])
+    slices, sizes = slices_of_step(model, step), sizes_of_step(model, step)
+    attributes = attributes_of_step(model, step)
+    check_inputs(model, step)
     if step["target"] == "graph":
         return _graph(model, slices, example_inputs(step["inputs"][""]), step["free"])
+    plan = CompactionPlan((), (), slices, {}, {}, (0, 0), sizes)
     small = sliced_copy(model, slices)
-    for name, n in step["biases"].items():
-        owner, _, attribute = name.rpartition(".")
-        module = small.get_submodule(owner)
-        if getattr(module, attribute) is None:
-            setattr(module, attribute, nn.Parameter(torch.zeros(n)))
-    attributes = {p: [(o, k, a, b) for o, k, a, b in found] for p, found in step["attributes"].items()}
+    for module, name, bias in biases_of_step(small, step):
+        setattr(module, name, bias)
     repeat_attributes(small, module_changes(model, plan), attributes)
     for path, spec in step["inputs"].items():
         rewritten_module(model, small, path, slices, *example_inputs(spec), dynamic=path not in step["held"])
     return small
-
-
-def _check_slices(model: nn.Module, slices: dict[str, list[Slice]], shapes: dict[str, list[int]]) -> None:
-    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
-    for name, ss in slices.items():
-        if name not in named:
-            raise ValueError(f"it has no tensor {name!r}")
-        if list(named[name].shape) != shapes[name]:
-            raise ValueError(f"{name!r} is {list(named[name].shape)} and was {shapes[name]}")
-        apply(named[name].detach(), ss)
 
 
 def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, Any], free: bool) -> nn.Module:
@@ -210,19 +207,39 @@ def _graph(model: nn.Module, slices: dict[str, list[Slice]], inputs: tuple[Any, 
     return module_of_graph(engine.captured.program, {name: made[id(old)] for name, old in named.items()})
 
 
-def _load_state(small: nn.Module, state: dict[str, Tensor], file: str, kind: str) -> None:
-    mine = small.state_dict()
-    missing, extra = sorted(mine.keys() - state.keys()), sorted(state.keys() - mine.keys())
-    wrong = [n for n in mine if n in state and mine[n].shape != state[n].shape]
+def _load_state(small: nn.Module, stored: Stored, manifest: dict[str, Any]) -> None:
+    """Names, shapes, dtypes and sharing must be those of the model; then the tensors are read."""
+    shared, kept = manifest["shared"], small.state_dict(keep_vars=True)
+    shapes = dict(stored.shapes)
+    for name, first in shared.items():
+        if name in shapes or first not in stored.shapes or kept.get(name) is not kept.get(first):
+            raise ValueError(f"{name[:80]!r} does not share the tensor {first[:80]!r}")
+        shapes[name] = stored.shapes[first]
+    missing, extra = sorted(kept.keys() - shapes.keys()), sorted(shapes.keys() - kept.keys())
+    wrong = [n for n in kept if n in shapes and tuple(kept[n].shape) != shapes[n]]
     if missing or extra or wrong:
         what = [f"missing {missing[:3]}"] if missing else []
-        what += [f"unexpected {extra[:3]}"] if extra else []
-        what += [f"{n!r} is {tuple(state[n].shape)}, expected {tuple(mine[n].shape)}" for n in wrong[:3]]
-        raise ValueError(
-            f"load_compact: {file!r} does not fit this {kind}: {'; '.join(what)}. Expected a full-size model of the "
-            "architecture that was compacted, freshly built."
-        )
-    small.load_state_dict(state)
+        what += [f"unexpected {[n[:80] for n in extra[:3]]}"] if extra else []
+        what += [f"{n!r} is {shapes[n]}, expected {tuple(kept[n].shape)}" for n in wrong[:3]]
+        raise ValueError("; ".join(what))
+    state = stored.tensors()
+    for name, t in state.items():
+        if t.dtype != kept[name].dtype:
+            raise ValueError(f"{name!r} is {t.dtype}, expected {kept[name].dtype}: take model.to({t.dtype})")
+        if not _is_finite(t) and not _may_be_infinite(name, kept[name], manifest):
+            raise ValueError(f"{name!r} holds nan or infinite numbers")
+    small.load_state_dict({**state, **{name: state[first] for name, first in shared.items()}})
+
+
+def _may_be_infinite(name: str, tensor: Tensor, manifest: dict[str, Any]) -> bool:
+    """Whether the file says so; format 1 could not, and masks are buffers."""
+    if manifest["format"] == UNSEALED:
+        return not isinstance(tensor, nn.Parameter)
+    return name in manifest["not_finite"]
+
+
+def _is_finite(t: Tensor) -> bool:
+    return not (t.is_floating_point() or t.is_complex()) or bool(t.isfinite().all())
 
 
 __all__ = ["load_compact", "save_compact"]

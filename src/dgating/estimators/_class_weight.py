@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dgating._optim import check_number
+
 
 def codes_of(y: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Classes, the number of each row's class, and the weight ``rows`` of each class.
@@ -28,7 +30,7 @@ def class_factors(class_weight: Any, classes: np.ndarray, mass: np.ndarray) -> n
     """``(k,)`` factors; ``"balanced"`` gives every class the same weight in total.
 
     Raises:
-        ValueError: neither ``None`` nor ``"balanced"`` nor a dict, or a class that is not there.
+        ValueError: neither ``None`` nor ``"balanced"`` nor a dict, a class that is not there, or a factor below 0.
     """
     if class_weight is None:
         return np.ones(len(mass))
@@ -39,4 +41,6 @@ def class_factors(class_weight: Any, classes: np.ndarray, mass: np.ndarray) -> n
     unknown = [c for c in class_weight if c not in classes]
     if unknown:
         raise ValueError(f"class_weight: expected classes of y, {classes.tolist()}, received {unknown}.")
+    for value in class_weight.values():
+        check_number("class_weight", value)
     return np.array([float(class_weight.get(c, 1.0)) for c in classes.tolist()])

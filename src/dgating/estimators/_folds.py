@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 
+from dgating.paths._arguments import check_rows
 from dgating.paths._rules import choose, standard_errors
 from dgating.paths._tasks import Result
 
@@ -20,7 +21,13 @@ def splits_of(cv: Any, X: np.ndarray, y: np.ndarray, classifier: bool, random_st
         kind = StratifiedKFold if classifier else KFold
         cv = kind(cv, shuffle=True, random_state=random_state)
     splitter: Any = check_cv(cv, y, classifier=classifier)
-    return list(splitter.split(X, y))
+    made = []
+    for i, fold in enumerate(splitter.split(X, y)):
+        train, test = (check_rows(f"cv: rows of fold {i}", rows, len(X)) for rows in fold)
+        made.append((train, test))
+    if not made:
+        raise ValueError(f"cv: expected at least one fold, received {cv!r}.")
+    return made
 
 
 def keep_scores(estimator: Any, lams: list[float], results: list[Result]) -> None:
@@ -30,8 +37,3 @@ def keep_scores(estimator: Any, lams: list[float], results: list[Result]) -> Non
     estimator.standard_errors_ = standard_errors(estimator.scores_)
     estimator.n_groups_ = np.stack([r["n_groups"] for r in results])
     estimator.best_index_ = choose(estimator.scores_, estimator.rule, estimator.within)
-
-
-def scoring_name(scoring: Any) -> str:
-    """A name that is the same in the next process, for the settings of a folder."""
-    return f"{scoring.__module__}.{scoring.__qualname__}" if hasattr(scoring, "__qualname__") else str(scoring)

@@ -14,16 +14,18 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import THREADS, keep_scores, scoring_name, splits_of
+from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
 from dgating.estimators._linear_folds import fold_tasks
 from dgating.estimators._selector import GroupSelectorMixin
+from dgating.paths._arguments import check_below_one, check_depth, check_strengths, check_whole
 from dgating.paths._condense import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._linear_data import LossName
 from dgating.paths._rules import RULES
-from dgating.paths._tasks import fingerprint, run_tasks, some_threads
+from dgating.paths._settings import fingerprint
+from dgating.paths._tasks import check_workers, run_tasks, some_threads
 
 DEFAULT_SHARE = 0.05  # of lam_max, for lam=None
 
@@ -68,6 +70,12 @@ class LinearBase(GroupSelectorMixin, BaseEstimator):
     def _options(self) -> Options:
         return Options(self.depth, self._loss(), self.fit_intercept, self.standardize, self.tol, self.max_iter)
 
+    def _check(self) -> None:
+        """What no data are needed for."""
+        check_depth(self.depth)
+        check_below_one("tol", self.tol, zero=False)
+        check_whole("max_iter", self.max_iter, 1)
+
     def _column_groups(self, X: np.ndarray) -> ColumnGroups:
         return column_groups(self.groups, X, getattr(self, "feature_names_in_", None))
 
@@ -75,6 +83,7 @@ class LinearBase(GroupSelectorMixin, BaseEstimator):
         """Fit at one strength."""
         if lam is not None:
             check_number("lam", lam)
+        self._check()
         X, y, rows = self._read(X, y, sample_weight)
         found = self._column_groups(X)
         table = standardized(X, y, rows, found.labels, self._options())
@@ -204,6 +213,10 @@ class CrossValidated(LinearBase):
         """Scores of every fold at every strength, then the path of all rows up to the largest."""
         if self.rule not in RULES:
             raise ValueError(f"rule: expected one of {list(RULES)}, received {self.rule!r}.")
+        check_number("within", self.within)
+        check_workers(self.n_jobs, THREADS)
+        check_strengths(self.lams)
+        self._check()
         X, y, rows = self._read(X, y, sample_weight)
         classifier = isinstance(self, LinearClassification)
         splits = splits_of(self.cv, X, y, classifier, self.random_state)
@@ -217,12 +230,13 @@ class CrossValidated(LinearBase):
         tasks = fold_tasks(
             X, y, rows, score_rows, found.labels, lams, splits, options, self._template(X), get_scorer(scoring)
         )
+        arrays = (X, y, rows) if score_rows is None else (X, y, rows, score_rows)
         results = run_tasks(
             tasks,
             n_jobs=self.n_jobs,
             threads=THREADS,
             folder=self.folder,
-            settings=None if self.folder is None else self._settings(X, y, rows, found, lams, splits, scoring),
+            settings=None if self.folder is None else self._settings(arrays, found, lams, splits, scoring),
             progress="cross-validation" if self.verbose else None,
         )
         keep_scores(self, lams, results)
@@ -233,10 +247,7 @@ class CrossValidated(LinearBase):
     def _grid(self, table: Standardized) -> list[float]:
         if isinstance(self.lams, Integral):
             return lam_grid(table.lam_max, self.lam_ratio, int(self.lams))
-        lams = np.unique(np.asarray(self.lams, dtype=np.float64))
-        if lams.size == 0 or not np.isfinite(lams).all() or lams[0] < 0:
-            raise ValueError(f"lams: expected a number of strengths, or strengths >= 0, received {self.lams!r}.")
-        return lams.tolist()
+        return np.unique(np.asarray(self.lams, dtype=np.float64)).tolist()
 
     def _template(self, X: np.ndarray) -> LinearBase:
         """An estimator for one strength that lacks nothing but coefficients."""
@@ -256,12 +267,13 @@ class CrossValidated(LinearBase):
                     f"{self.classes_[absent].tolist()}; take fewer or stratified folds, or leave out rare classes."
                 )
 
-    def _settings(self, X: Any, y: Any, rows: Any, found: Any, lams: Any, splits: Any, scoring: Any) -> dict[str, Any]:
+    def _settings(self, arrays: Any, found: Any, lams: Any, splits: Any, scoring: Any) -> dict[str, Any]:
         return {
             "estimator": type(self).__name__,
-            "data": fingerprint(X, y, rows),
+            "data": fingerprint(*arrays),
+            "classes": getattr(self, "classes_", None),
             "groups": fingerprint(found.labels),
             "splits": fingerprint(*(part for split in splits for part in split)),
             "lams": lams,
-            "options": vars(self._options()) | {"scoring": scoring_name(scoring)},
+            "options": vars(self._options()) | {"scoring": scoring},
         }

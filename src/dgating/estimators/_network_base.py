@@ -19,16 +19,19 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from dgating._optim import check_number
 from dgating.estimators._class_weight import class_factors, codes_of
-from dgating.estimators._folds import THREADS, keep_scores, scoring_name, splits_of
+from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fitness, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
+from dgating.paths._arguments import check_below_one, check_depth, check_device, check_lams, check_whole
 from dgating.paths._cross_validation import kept_path
 from dgating.paths._data import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._rules import RULES
-from dgating.paths._tasks import Task, claim, fingerprint, run_tasks
+from dgating.paths._settings import fingerprint
+from dgating.paths._tasks import Task, check_workers, claim, run_tasks
+from dgating.paths._walk import Options
 
 GENTLE = 40  # strengths on the way to one that was given
 GENTLE_FROM = 0.01  # where that way begins, as a share
@@ -47,6 +50,8 @@ class NetworkBase(GroupSelectorMixin, BaseEstimator):
     steps: int
     relax_steps: int
     batch_size: int | None
+    rule: str
+    within: float
     lr: float
     momentum: float
     weight_decay: float
@@ -61,9 +66,19 @@ class NetworkBase(GroupSelectorMixin, BaseEstimator):
     def _n_outputs(self, y: np.ndarray) -> int:
         raise NotImplementedError
 
+    def _check(self) -> None:
+        """What no data are needed for."""
+        if self.rule not in RULES:
+            raise ValueError(f"rule: expected one of {list(RULES)}, received {self.rule!r}.")
+        check_number("within", self.within)
+        check_depth(self.depth)
+        check_device(self.device)
+        names = ("dense_steps", "steps", "relax_steps", "batch_size", "lr", "momentum", "weight_decay")
+        Options(**{name: getattr(self, name) for name in names})
+
     def _setup(self, X: np.ndarray, y: np.ndarray) -> tuple[Setup, ColumnGroups]:
         hidden = tuple(np.atleast_1d(self.hidden_layer_sizes).tolist())
-        if any(not isinstance(n, Integral) or n < 1 for n in hidden):
+        if any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in hidden):
             raise ValueError(f"hidden_layer_sizes: expected whole numbers >= 1, received {self.hidden_layer_sizes!r}.")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation: expected one of {sorted(ACTIVATIONS)}, received {self.activation!r}.")
@@ -137,16 +152,16 @@ class SinglePath(NetworkBase):
     lam: float | None
     n_groups: int | None
     validation_fraction: float
-    rule: str
-    within: float
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> Any:
+        self._check()
+        if self.n_groups is not None:
+            check_whole("n_groups", self.n_groups, 1)
+        check_below_one("validation_fraction", self.validation_fraction, zero=False)
         if self.lam is not None:
             check_number("lam", self.lam)
             if self.n_groups is not None:
                 raise ValueError("expected lam or n_groups, received both; leave lam=None for so many groups.")
-        if self.rule not in RULES:
-            raise ValueError(f"rule: expected one of {list(RULES)}, received {self.rule!r}.")
         X, y, rows = self._read(X, y, sample_weight)
         setup, found = self._setup(X, y)
         made = scaled(X, y, rows, self.standardize)
@@ -162,7 +177,7 @@ class SinglePath(NetworkBase):
         return self._finish(setup, found, made, path, path.select(self.rule, within=self.within))
 
     def _held(self, n: int) -> float:
-        if not 0 < self.validation_fraction < 1 or round(self.validation_fraction * n) >= n:
+        if round(self.validation_fraction * n) >= n:
             raise ValueError(
                 f"validation_fraction: expected a share in (0, 1) that leaves rows to train on, received "
                 f"{self.validation_fraction!r} of {n} rows."
@@ -180,8 +195,6 @@ class CrossValidatedNetwork(NetworkBase):
 
     lams: Any
     cv: Any
-    rule: str
-    within: float
     scoring: Any
     n_jobs: int | None
     folder: Any
@@ -189,20 +202,20 @@ class CrossValidatedNetwork(NetworkBase):
 
     def _fit_many(self, X: Any, y: Any, sample_weight: Any) -> Any:
         """The path of all rows, then scores of every fold at its strengths."""
-        if self.rule not in RULES:
-            raise ValueError(f"rule: expected one of {list(RULES)}, received {self.rule!r}.")
+        self._check()
+        check_workers(self.n_jobs, THREADS)
+        lams = check_lams(self.lams)
         X, y, rows = self._read(X, y, sample_weight)
         setup, found = self._setup(X, y)
         splits = splits_of(self.cv, X, y, isinstance(self, ClassifierMixin), setup.seed)
         made = scaled(X, y, rows, self.standardize)
-        lams = self.lams if self.lams is None or isinstance(self.lams, int) else [float(lam) for lam in self.lams]
         settings, place = {}, None
         if self.folder is not None:
             settings = {
                 "estimator": type(self).__name__, "data": fingerprint(X, y, rows), "groups": fingerprint(found.labels),
                 "splits": fingerprint(*(part for split in splits for part in split)), "lams": lams,
                 "network": [setup.hidden, setup.activation, setup.depth, setup.seed], "options": setup.options,
-                "standardize": self.standardize, "scoring": scoring_name(self.scoring),
+                "standardize": self.standardize, "scoring": self.scoring, "classes": getattr(self, "classes_", None),
             }  # fmt: skip
             place = claim(Path(self.folder), settings)
         path = kept_path(
@@ -259,11 +272,10 @@ class NetworkRegression(RegressorMixin, NetworkBase):
             self, X, y, dtype=[np.float32, np.float64], multi_output=True, y_numeric=True, ensure_min_samples=2
         )
         self._one_target = y.ndim == 1
-        return (
-            X,
-            y.astype(np.float64),
-            _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True),
-        )
+        rows = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        if not rows.any():
+            raise ValueError("sample_weight: expected numbers >= 0 with a positive sum, received zeros only.")
+        return X, y.astype(np.float64), rows
 
     def _n_outputs(self, y: np.ndarray) -> int:
         return 1 if y.ndim == 1 else y.shape[1]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from dgating._model import collapse_, is_gated
+from dgating._optim import check_number
 from dgating.compaction._profile import profile
+from dgating.paths._arguments import check_below_one, check_whole
 from dgating.paths._objective import Loss, Score
-from dgating.paths._path import MakeGroups, begin, rising, seeded, warn_ended
+from dgating.paths._path import MakeGroups, begin, check_call, rising, seeded, warn_ended
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._walk import Options, Walk
 
@@ -81,7 +84,14 @@ def budget_path(
         >>> found[-1].kept["weight"].nonzero()[:, 0].tolist()
         [0, 1]
     """
+    unknown = options.keys() - {f.name for f in fields(Options)}
+    if unknown:
+        raise TypeError(f"budget_path: unknown options {sorted(unknown)}; expected some of those listed in its help.")
     chosen = Options(**options)
+    check_call(None, groups, depth, loss, score, device, seed, callback)
+    check_below_one("tol", tol, zero=True)
+    check_whole("refine", refine, 0)
+    _check_budget(n_groups, params, flops, latency)
     with seeded(seed, device):
         walk, base, settings = begin(model_fn, data, groups, depth, loss, score, validation, chosen, device, seed)
         cost, target = _budget(walk, n_groups, params, flops, latency)
@@ -187,17 +197,11 @@ def _budget(
     walk: Walk, n_groups: int | None, params: float | None, flops: float | None, latency: float | None
 ) -> tuple[Cost, float]:
     """What is measured at a point, and the most that it may be."""
-    given = {"n_groups": n_groups, "params": params, "flops": flops, "latency": latency}
-    named = {name: value for name, value in given.items() if value is not None}
-    if len(named) != 1:
-        raise ValueError(f"budget_path: expected one of {', '.join(given)}, received {len(named)} of them.")
-    (name, value), total = named.popitem(), walk.alive
+    (name, value), total = _check_budget(n_groups, params, flops, latency), walk.alive
     if name == "n_groups":
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < total:
+        if not value < total:
             raise ValueError(f"n_groups: expected a whole number in 1 .. {total - 1}, received {value!r}.")
         return lambda walk: walk.alive, value
-    if not 0 < value < 1:
-        raise ValueError(f"{name}: expected a share in (0, 1) of the dense model, received {value!r}.")
     if name == "params":
         parameters = walk.small.n_parameters()
         return lambda walk: walk.small.n_parameters() / parameters, value
@@ -211,6 +215,23 @@ def _budget(
         return 1 / made.latency_speedup  # type: ignore[operator]  (it has a reference)
 
     return share_of_time, value
+
+
+def _check_budget(
+    n_groups: int | None, params: float | None, flops: float | None, latency: float | None
+) -> tuple[str, Any]:
+    """Which budget is given, and how much it is; whether a model has more groups is not known yet."""
+    given = {"n_groups": n_groups, "params": params, "flops": flops, "latency": latency}
+    named = {name: value for name, value in given.items() if value is not None}
+    if len(named) != 1:
+        raise ValueError(f"budget_path: expected one of {', '.join(given)}, received {len(named)} of them.")
+    name, value = named.popitem()
+    if name == "n_groups":
+        return name, check_whole("n_groups", value, 1)
+    check_number(name, value)
+    if not 0 < value < 1:
+        raise ValueError(f"{name}: expected a share in (0, 1) of the dense model, received {value!r}.")
+    return name, value
 
 
 class _Of(nn.Module):

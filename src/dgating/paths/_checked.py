@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dgating._config_check import MOST_DEPTH
+from dgating.paths._arguments import check_below_one, check_whole
+
 Array = Tensor | np.ndarray
 
 
@@ -35,3 +38,17 @@ def vector(value: Any, name: str, like: Tensor, length: int | None = None, what:
         expected = "one dimension" if length is None else f"shape ({length},), {what}"
         raise ValueError(f"{name}: expected {expected}, received shape {tuple(made.shape)}.")
     return made
+
+
+def solver_options(lams: Any, tol: Any, max_iter: Any, depth: Any, shallowest: int) -> Tensor:
+    """What both solvers are called with, checked before the data are looked at; the strengths on the CPU."""
+    check_whole("depth", depth, shallowest, MOST_DEPTH)
+    check_below_one("tol", tol, zero=False)
+    check_whole("max_iter", max_iter, 1)
+    made = lams if isinstance(lams, Tensor) else torch.tensor(np.asarray(lams))
+    if made.dtype == torch.bool:
+        raise TypeError("lams: expected numbers, received truth values.")
+    strengths = vector(made, "lams", torch.empty(0, dtype=torch.float64))
+    if len(strengths) == 0 or float(strengths.min()) < 0:
+        raise ValueError(f"lams: expected at least one number >= 0, received {strengths.tolist()[:5]}.")
+    return strengths

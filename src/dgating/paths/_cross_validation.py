@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
+import inspect
 import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +15,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from dgating._files import write_text
+from dgating._reading import MALFORMED, read_json_file, read_sealed_json, refusing, warn_unsealed
+from dgating._sealing import seal_json
+from dgating.paths._arguments import check_fold, check_whole
 from dgating.paths._data import Data, as_data
-from dgating.paths._path import path, seeded
+from dgating.paths._path import check_call, path, seeded
 from dgating.paths._result import PathPoint, RegularizationPath
+from dgating.paths._result_file import path_from_file, path_to_bytes
 from dgating.paths._rules import choose, standard_errors
-from dgating.paths._tasks import Result, Task, claim, fingerprint, run_tasks, some_threads
+from dgating.paths._settings import described, fingerprint
+from dgating.paths._tasks import Result, Task, check_workers, claim, folder_key, run_tasks, some_threads
+from dgating.paths._walk import Options
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-FORMAT = "dgating/cross-validation/1"
+FORMAT, UNSEALED = "dgating/cross-validation/2", "dgating/cross-validation/1"
 PATH_FILE, SCORES_FILE = "path.safetensors", "scores.json"
 
 
@@ -102,11 +108,14 @@ class CrossValidatedPath:
         return plot_cross_validation(self, rules)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the path and the scores into a folder: safetensors and JSON."""
-        where = Path(folder)
-        self.path.save(where / PATH_FILE)
-        content = {"format": FORMAT, "scores": _listed(self.scores), "n_groups": self.n_groups.tolist()}
-        write_text(where / SCORES_FILE, json.dumps(content) + "\n")
+        """Write the path and the scores into a folder: safetensors and JSON, each with a checksum."""
+        where, content = Path(folder), path_to_bytes(self.path)
+        scores = {
+            "format": FORMAT, "path_sha256": hashlib.sha256(content).hexdigest(), "scores": _listed(self.scores),
+            "n_groups": _listed(self.n_groups),
+        }  # fmt: skip
+        write_bytes(where / PATH_FILE, content)
+        write_bytes(where / SCORES_FILE, seal_json(scores))
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> CrossValidatedPath:
@@ -114,23 +123,29 @@ class CrossValidatedPath:
 
         Raises:
             FileNotFoundError: no such files.
-            ValueError: others, or damaged ones.
+            ValueError: others, or damaged or changed ones.
+
+        Warns:
+            UserWarning: files of format ``dgating/cross-validation/1``, which had no checksum.
         """
         where = Path(folder)
         found = RegularizationPath.load(where / PATH_FILE)
         if not (where / SCORES_FILE).is_file():
             raise FileNotFoundError(f"CrossValidatedPath.load: no file {SCORES_FILE!r} in {where.name!r}.")
-        try:
-            content = json.loads((where / SCORES_FILE).read_text(encoding="utf-8"))
-            scores = np.array([[math.nan if s is None else s for s in row] for row in content["scores"]], dtype=float)
-            n_groups = np.array(content["n_groups"], dtype=float)
-            if content["format"] != FORMAT or scores.shape != n_groups.shape or scores.shape[1:] != (len(found),):
-                raise KeyError("format")
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"CrossValidatedPath.load: {where.name!r} is not a whole folder written by CrossValidatedPath.save "
-                f"({type(error).__name__}: {error})."
-            ) from None
+        whole = f"CrossValidatedPath.load: {where.name!r} is not a whole folder written by CrossValidatedPath.save"
+        with refusing(whole, "Cross-validate again, or take another folder."):
+            content = read_json_file(where / SCORES_FILE, nan=True)
+            if not isinstance(content, dict) or content.get("format") not in (FORMAT, UNSEALED):
+                raise ValueError(f"{SCORES_FILE!r} has not the format {FORMAT!r}")
+            if content["format"] == FORMAT:
+                content = read_sealed_json(where / SCORES_FILE)
+                if content["path_sha256"] != hashlib.sha256((where / PATH_FILE).read_bytes()).hexdigest():
+                    raise ValueError(f"{PATH_FILE!r} is not the file that was written with {SCORES_FILE!r}")
+            scores, n_groups = (_unlisted(content[name], name) for name in ("scores", "n_groups"))
+            if scores.shape != n_groups.shape or scores.shape[1:] != (len(found),) or len(scores) == 0:
+                raise ValueError(f"scores {scores.shape} and numbers of groups {n_groups.shape} of {len(found)} points")
+        if content["format"] == UNSEALED:
+            warn_unsealed("CrossValidatedPath.load", where / SCORES_FILE)
         return cls(found, scores, n_groups)
 
 
@@ -185,20 +200,21 @@ def cross_validate_path(
         raise TypeError(
             f"cross_validate_path: {sorted(refused)} cannot be given; every fold is scored on its own rows."
         )
+    check_workers(n_jobs, threads)
+    known = check_options(options, lams, seed)
     rows = as_data(data)
     splits = _splits(rows, folds, seed)
     with seeded(seed, options.get("device")):
         base = model_fn if isinstance(model_fn, nn.Module) else model_fn()
-    settings = {
+    settings = {} if folder is None else {
         "data": fingerprint(*rows.inputs, rows.target, *([] if rows.weight is None else [rows.weight])),
-        "model": fingerprint(*base.state_dict().values()) + f" {base}",
+        "model": described(base),
         "folds": fingerprint(*(index for split in splits for index in split)),
-        "lams": lams if lams is None or isinstance(lams, int) else [float(lam) for lam in lams],
-        "threads": threads, "seed": seed,
-        **{name: getattr(value, "__qualname__", value) for name, value in sorted(options.items())},
+        "lams": known,
+        "threads": threads, "seed": seed, "options": described(options),
     }  # fmt: skip
     place = None if folder is None else claim(Path(folder), settings)
-    whole = kept_path(place, threads, lambda: path(base, rows, lams, validation=None, seed=seed, **options))
+    whole = kept_path(place, threads, lambda: path(base, rows, known, validation=None, seed=seed, **options))
     whole = replace(whole, model=base)  # one from the folder has none
     arrays = _arrays(data, rows)
     tasks = [
@@ -213,15 +229,32 @@ def cross_validate_path(
     )
 
 
+def check_options(options: dict[str, Any], lams: Any, seed: Any) -> int | list[float] | None:
+    """Refuse options that :func:`path` would refuse, before a folder is made; the strengths as they are used."""
+    unknown = options.keys() - inspect.signature(path).parameters.keys()
+    if unknown:
+        raise TypeError(f"cross_validate_path: unknown options {sorted(unknown)}; expected some of those of path.")
+    Options(**{f.name: options[f.name] for f in fields(Options) if f.name in options})
+    named = {name: options.get(name) for name in ("groups", "loss", "score", "device", "callback")}
+    check_whole("min_groups", options.get("min_groups", 0), 0)
+    return check_call(lams, depth=options.get("depth", 3), seed=seed, **named)
+
+
 def kept_path(place: Path | None, threads: int, make: Callable[[], RegularizationPath]) -> RegularizationPath:
     """The path on all rows: that of an earlier call in this folder, or a new one, with so many threads."""
-    file = None if place is None else place / PATH_FILE
-    if file is not None and file.is_file():
-        return RegularizationPath.load(file)
+    if place is None:
+        with some_threads(threads):
+            return make()
+    file, key = place / PATH_FILE, folder_key(place)
+    try:
+        header, points = path_from_file(file)
+        if header.get("folder") == key:  # else it was copied here from another folder
+            return RegularizationPath(tuple(PathPoint(**p) for p in points), header["depth"], header["settings"])
+    except (FileNotFoundError, *MALFORMED):  # a damaged file is computed again
+        pass
     with some_threads(threads):
         made = make()
-    if file is not None:
-        made.save(file)
+    write_bytes(file, path_to_bytes(made, key))
     return made
 
 
@@ -262,7 +295,10 @@ def _arrays(data: Any, rows: Data) -> tuple[Any, Any, Any]:
 def _splits(rows: Data, folds: Any, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Training and test rows of every fold."""
     if not isinstance(folds, int):
-        return [(np.asarray(train, dtype=np.int64), np.asarray(test, dtype=np.int64)) for train, test in folds]
+        made = [check_fold(i, fold, len(rows)) for i, fold in enumerate(folds)] if isinstance(folds, Iterable) else []
+        if not made:
+            raise ValueError(f"folds: expected a whole number >= 2 or pairs of row numbers, received {folds!r}.")
+        return made
     if isinstance(folds, bool) or folds < 2:
         raise ValueError(f"folds: expected a whole number >= 2 or pairs of row numbers, received {folds!r}.")
     classes = not rows.target.is_floating_point() and rows.target.ndim == 1
@@ -281,8 +317,17 @@ def _splits(rows: Data, folds: Any, seed: int) -> list[tuple[np.ndarray, np.ndar
     return [(np.flatnonzero(number != i), np.flatnonzero(number == i)) for i in range(folds)]
 
 
-def _listed(scores: np.ndarray) -> list[list[float | None]]:
-    return [[None if math.isnan(s) else s for s in row] for row in scores.tolist()]
+def _listed(numbers: np.ndarray) -> list[list[float | None]]:
+    """JSON has no ``nan``."""
+    return [[None if math.isnan(x) else x for x in row] for row in numbers.tolist()]
+
+
+def _unlisted(rows: Any, name: str) -> np.ndarray:
+    if not isinstance(rows, list) or not all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows):
+        raise ValueError(f"{name} are no table")
+    if not all(x is None or type(x) in (int, float) for row in rows for x in row):
+        raise ValueError(f"{name} are no numbers")
+    return np.array([[math.nan if x is None else x for x in row] for row in rows], dtype=float)
 
 
 __all__ = ["CrossValidatedPath", "cross_validate_path"]

@@ -118,6 +118,12 @@ def as_data(data: Any, name: str = "data") -> Data:
     lengths = [len(t) for t in (*made.inputs, *([] if made.weight is None else [made.weight]))]
     if any(n != len(made) for n in lengths):
         raise ValueError(f"{name}: expected {len(made)} rows everywhere, as in y, received {lengths}.")
+    w = made.weight
+    if w is not None and (w.ndim != 1 or bool((w < 0).any()) or not bool((w > 0).any())):
+        raise ValueError(
+            f"{name}: weight: expected one number >= 0 a row, not all of them zero, received shape {tuple(w.shape)} "
+            f"and a smallest one of {float(w.min())!r}."
+        )
     return made
 
 
@@ -133,6 +139,10 @@ def _tensor(values: Any, what: str) -> Tensor:
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{what}: expected numbers, received an array of {array.dtype}. Encode categories first.")
         values = shared(array)
+    if values.is_complex():
+        raise TypeError(f"{what}: expected real numbers, received {values.dtype}.")
+    if values.ndim == 0:
+        raise ValueError(f"{what}: expected one entry a row, received a single number.")
     if values.is_floating_point():
         values = values.to(torch.get_default_dtype())
         for part in values.split(max(1, BLOCK // max(1, values[:1].numel()))):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dgating._optim import check_number
 from dgating._units import Unit, units
+from dgating.paths._arguments import MOST_LAMS, check_callable, check_seed, check_whole
 from dgating.paths._data import as_data
 from dgating.paths._objective import Loss, default_loss, mean_loss
 
@@ -36,8 +37,7 @@ def lam_grid(lam_max: float, ratio: float = 1e-3, n: int = 50) -> list[float]:
         raise ValueError(f"lam_max: expected a positive number, received {lam_max!r}.")
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio: expected a share in (0, 1], received {ratio!r}.")
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n: expected a whole number >= 1, received {n!r}.")
+    check_whole("n", n, 1, MOST_LAMS)
     if n == 1:
         return [float(lam_max)]
     step = math.log(1 / ratio) / (n - 1)
@@ -86,6 +86,10 @@ def lam_max(
         >>> dg.lam_max(net, (x, y))
         1.0
     """
+    check_whole("steps", steps, 1)
+    check_whole("probes", probes, 1)
+    check_seed(seed)
+    check_callable("loss", loss, "a function of output and target")
     rows = as_data(data).rows()
     found = units(model)
     loss = loss or default_loss(rows.target)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgating.paths._checked import Array, vector
+from dgating.paths._checked import Array, solver_options
 from dgating.paths._linear_data import LinearData, LossName, prepare
 from dgating.paths._solve_group_bridge import solve_bridge
 from dgating.paths._solve_group_lasso import solve
@@ -116,17 +116,12 @@ def group_bridge_path(
     began = time.perf_counter()
     if isinstance(depth, bool) or not isinstance(depth, int) or depth < 3:
         raise ValueError(f"depth: expected a whole number >= 3, received {depth!r}; group_lasso_path is depth 2.")
+    strengths = solver_options(lams, tol, max_iter, depth, 3)
     data = prepare(X, y, groups, loss, fit_intercept, sample_weight, weights)
-    strengths = vector(lams, "lams", data.base.X)
-    if len(strengths) == 0 or float(strengths.min()) < 0:
-        raise ValueError(f"lams: expected at least one number >= 0, received {strengths.tolist()}.")
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: expected a number in (0, 1), received {tol!r}.")
-    if max_iter < 1:
-        raise ValueError(f"max_iter: expected at least 1, received {max_iter!r}.")
+    strengths = strengths.to(data.base.X.device)
     w, scale = _beginning(data, float(strengths.min()))
     if start is not None:
-        w = data.inside(*start)
+        w = data.inside(start)
     length, (p, k), used_newton = len(strengths), data.shape, False
     coef, intercept, numbers = w.new_zeros(length, p, k), w.new_zeros(length, k), w.new_zeros(length, 3)
     for i in strengths.argsort().tolist():

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgating.paths._checked import Array, vector
+from dgating.paths._arguments import check_depth
+from dgating.paths._checked import Array, solver_options
 from dgating.paths._grid import _largest
 from dgating.paths._linear_data import LossName, prepare
 from dgating.paths._solve_group_lasso import solve
@@ -108,19 +109,14 @@ def group_lasso_path(
     Reference: Yuan and Lin 2006; FISTA, Beck and Teboulle 2009; strong rules, Tibshirani et al. 2012.
     """
     began = time.perf_counter()
+    strengths = solver_options(lams, tol, max_iter, 2, 2)
     data = prepare(X, y, groups, loss, fit_intercept, sample_weight, weights)
-    strengths = vector(lams, "lams", data.base.X)
-    if len(strengths) == 0 or float(strengths.min()) < 0:
-        raise ValueError(f"lams: expected at least one number >= 0, received {strengths.tolist()}.")
-    if not 0 < tol < 1:
-        raise ValueError(f"tol: expected a number in (0, 1), received {tol!r}.")
-    if max_iter < 1:
-        raise ValueError(f"max_iter: expected at least 1, received {max_iter!r}.")
+    strengths = strengths.to(data.base.X.device)
     w, at_null, lam_max = data.null()
     floor = data.rounding
     gradients, previous = at_null.gradients, lam_max
     if start is not None:
-        w = data.inside(*start)
+        w = data.inside(start)
         gradients, previous = data.problem(1.0).state(w).gradients, 0.0
     length, (p, k), used_newton = len(strengths), data.shape, False
     coef, intercept, numbers = w.new_zeros(length, p, k), w.new_zeros(length, k), w.new_zeros(length, 3)
@@ -210,8 +206,7 @@ def lam_max_linear(
         >>> lam_max_linear(torch.eye(2, dtype=torch.float64), torch.tensor([3.0, 4.0]), [0, 0], fit_intercept=False)
         2.5
     """
-    if isinstance(depth, bool) or not isinstance(depth, int) or depth < 2:
-        raise ValueError(f"depth: expected a whole number >= 2, received {depth!r}.")
+    check_depth(depth)
     data = prepare(X, y, groups, loss, fit_intercept, sample_weight, weights)
     w, state, convex = data.null()
     if depth == 2 or convex == 0:

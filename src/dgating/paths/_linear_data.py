@@ -97,9 +97,12 @@ class LinearData:
         coef[~self.penalised] = free
         return coef, intercept + self.level - self.mean @ coef
 
-    def inside(self, coef: Array, intercept: Array) -> Tensor:
-        """The solver's coordinates of a model of the user."""
+    def inside(self, start: tuple[Array, Array]) -> Tensor:
+        """The solver's coordinates of a model of the user: coefficients and intercept."""
         p, k = self.shape
+        if not isinstance(start, tuple | list) or len(start) != 2:
+            raise ValueError(f"start: expected coefficients {(p, k)} and intercept {(k,)}, received {type(start)}.")
+        coef, intercept = start
         coef, intercept = tensor(coef, "start", self.base.X), tensor(intercept, "start", self.base.X)
         if coef.shape != (p, k) or intercept.shape != (k,):
             raise ValueError(

@@ -17,7 +17,11 @@ Score = Callable[[Tensor, Tensor], "float | Tensor"]
 
 def default_loss(target: Tensor) -> Loss:
     """Cross entropy for class labels, half the mean squared error for numbers; one loss a row, their mean is used."""
-    return half_squared_error if target.is_floating_point() else cross_entropy
+    if target.is_floating_point():
+        return half_squared_error
+    if bool((target < 0).any()):  # cross_entropy leaves out rows of the class -100 without a word
+        raise ValueError(f"y: expected classes 0 .. k - 1, received a smallest one of {int(target.min())}.")
+    return cross_entropy
 
 
 def cross_entropy(output: Tensor, target: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +15,8 @@ from torch import nn
 
 from dgating._groups import Groups
 from dgating._model import gate_, is_gated
-from dgating._optim import check_number
 from dgating._units import units
+from dgating.paths._arguments import check_callable, check_depth, check_device, check_lams, check_seed, check_whole
 from dgating.paths._data import Data, as_data, split
 from dgating.paths._grid import lam_grid, lam_max
 from dgating.paths._objective import Loss, Score, default_loss, default_score
@@ -122,11 +121,13 @@ def path(
     options = Options(
         steps, dense_steps, relax_steps, patience, batch_size, lr, momentum, weight_decay, zero_below, compact, states
     )
-    strengths = None if lams is None or isinstance(lams, int) else _check_lams(lams)
+    known = check_call(lams, groups, depth, loss, score, device, seed, callback)
+    strengths = known if isinstance(known, list) else None
+    check_whole("min_groups", min_groups, 0)
     with seeded(seed, device):
         walk, base, settings = begin(model_fn, data, groups, depth, loss, score, validation, options, device, seed)
-        if isinstance(lams, int):
-            strengths = lam_grid(lam_max(walk.small.model, walk.small.data, walk.loss), n=lams)
+        if isinstance(known, int):
+            strengths = lam_grid(lam_max(walk.small.model, walk.small.data, walk.loss), n=known)
         if strengths is not None:
             _check_budget(strengths, options)
         walk.dense()
@@ -142,6 +143,20 @@ def path(
             if walk.alive <= min_groups:
                 break
     return RegularizationPath(tuple(points), walk.depth, settings, base)
+
+
+def check_call(
+    lams: Any, groups: Any, depth: Any, loss: Any, score: Any, device: Any, seed: Any, callback: Any
+) -> int | list[float] | None:
+    """What every walk is called with, checked before any work; the strengths as they are used."""
+    check_depth(depth)
+    check_seed(seed)
+    check_callable("groups", groups, "a function that makes the groups of a model")
+    check_callable("loss", loss, "a function of output and target")
+    check_callable("score", score, "a function of output and target")
+    check_callable("callback", callback, "a function of a point")
+    check_device(device)
+    return check_lams(lams)
 
 
 def begin(
@@ -229,19 +244,13 @@ def _split(data: Data, validation: Any, generator: torch.Generator, device: Any)
     if validation is None:
         return data, None
     if isinstance(validation, float):
-        if not 0 < validation < 1:
-            raise ValueError(f"validation: expected a share in (0, 1), data or None, received {validation!r}.")
+        if not 0 < validation < 1 or round(validation * len(data)) >= len(data) or len(data) < 2:
+            raise ValueError(
+                f"validation: expected a share in (0, 1) that leaves rows to train on, data or None, received "
+                f"{validation!r} of {len(data)} rows."
+            )
         return split(data, validation, generator)
     return data, as_data(validation, "validation").to(device)
-
-
-def _check_lams(lams: Sequence[float]) -> list[float]:
-    out = [float(lam) for lam in lams]
-    for lam in out:
-        check_number("lams", lam)
-    if not out or any(b <= a for a, b in itertools.pairwise(out)):
-        raise ValueError(f"lams: expected rising strengths, received {out[:5]}. Use sorted(lams).")
-    return out
 
 
 def _name(function: Callable[..., object]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -12,18 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from dgating._files import write_bytes
+from dgating._optim import check_number
+from dgating._reading import refusing, warn_unsealed
+from dgating.paths._result_file import FORMAT, NUMBERS, path_from_file, path_to_bytes
+from dgating.paths._rules import RULES
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-FORMAT = "dgating/path/1"
-NUMBERS = ("lam", "loss", "objective", "score", "standard_error", "parameters", "flops", "steps", "seconds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +121,9 @@ class RegularizationPath(Sequence[PathPoint]):
 
         Reference: the one-standard-error rule, Hastie, Tibshirani, Friedman, section 7.10; arXiv 2509.23898, A.
         """
+        if rule not in RULES:
+            raise ValueError(f"rule: expected 'best', '1se' or 'within', received {rule!r}.")
+        check_number("within", within)
         left = [
             (i, p)
             for i, p in enumerate(self.points)
@@ -145,18 +146,15 @@ class RegularizationPath(Sequence[PathPoint]):
         i, best = max(scored, key=lambda ip: (ip[1].score, -ip[1].n_groups, ip[0]))
         if rule == "best":
             return best
-        if rule == "1se":
-            slack = self._standard_error(i, standard_error)
-        elif rule == "within":
-            slack = within
-        else:
-            raise ValueError(f"rule: expected 'best', '1se' or 'within', received {rule!r}.")
+        slack = within if rule == "within" else self._standard_error(i, standard_error)
         good = [(j, p) for j, p in scored if p.score >= best.score - slack]
         return min(good, key=lambda jp: (jp[1].n_groups, -jp[0]))[1]
 
     def _standard_error(self, index: int, given: float | Sequence[float] | None) -> float:
         if given is not None:
-            return float(given[index] if isinstance(given, Sequence) else given)
+            error = given[index] if isinstance(given, Sequence) else given
+            check_number("standard_error", error)
+            return float(error)
         error = self.points[index].standard_error
         if math.isnan(error):
             raise ValueError(
@@ -205,18 +203,8 @@ class RegularizationPath(Sequence[PathPoint]):
         return plot_path(self, groups)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write everything to one safetensors file with a JSON header; nothing is pickled."""
-        tensors: dict[str, Tensor] = {}
-        for i, p in enumerate(self.points):
-            for kind in ("kept", "norms", "state"):
-                tensors |= {f"{i}/{kind}/{n}": t.contiguous().clone() for n, t in getattr(p, kind).items()}
-        header = {
-            "format": FORMAT,
-            "depth": self.depth,
-            "settings": self.settings,
-            "points": [{n: _json(getattr(p, n)) for n in NUMBERS} for p in self.points],
-        }
-        write_bytes(Path(path), save(tensors, metadata={"dgating": json.dumps(header)}))
+        """Write everything to one safetensors file with a JSON header and a checksum; nothing is pickled."""
+        write_bytes(Path(path), path_to_bytes(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RegularizationPath:
@@ -224,43 +212,26 @@ class RegularizationPath(Sequence[PathPoint]):
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: another or a damaged file.
+            ValueError: another, a damaged or a changed file.
+
+        Warns:
+            UserWarning: a file of format ``dgating/path/1``, which had no checksum.
         """
         where = Path(path)
         if not where.is_file():
             raise FileNotFoundError(f"RegularizationPath.load: no file {where.name!r}.")
-        try:
-            with safe_open(where, framework="pt") as file:
-                header = json.loads((file.metadata() or {}).get("dgating", "null"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (it is no dict)
-            if header["format"] != FORMAT:
-                raise KeyError("format")
-            parts: list[dict[str, Any]] = [{"kept": {}, "norms": {}, "state": {}} for _ in header["points"]]
-            for key, t in tensors.items():
-                number, kind, name = key.split("/", 2)
-                parts[int(number)][kind][name] = t
-            for part, numbers in zip(parts, header["points"], strict=True):
-                part.update({k: _number(v) for k, v in numbers.items()})
-            return cls(tuple(PathPoint(**part) for part in parts), header["depth"], header["settings"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"RegularizationPath.load: {where.name!r} is not a whole file written by RegularizationPath.save "
-                f"({type(error).__name__}: {error})."
-            ) from None
+        whole = f"RegularizationPath.load: {where.name!r} is not a whole file written by RegularizationPath.save"
+        with refusing(whole, "Run the path again, or take another file."):
+            header, points = path_from_file(where)
+        if header["format"] != FORMAT:
+            warn_unsealed("RegularizationPath.load", where)
+        return cls(tuple(PathPoint(**point) for point in points), header["depth"], header["settings"])
 
     def __str__(self) -> str:
         lines = [f"RegularizationPath: D = {self.depth}, {len(self)} strengths"]
         for p in self.points:
             lines.append(f"  lam {p.lam:.3g}: {p.n_groups} groups, loss {p.loss:.4g}, score {p.score:.4g}")
         return "\n".join(lines)
-
-
-def _json(x: float) -> Any:
-    return x if math.isfinite(x) else str(x)
-
-
-def _number(x: Any) -> Any:
-    return float(x) if isinstance(x, str) else x
 
 
 def equal(a: RegularizationPath, b: RegularizationPath) -> bool:

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from dgating._optim import check_number
+
 RULES = ("best", "1se", "within")
 
 
@@ -33,6 +35,7 @@ def choose(scores: np.ndarray, rule: str = "1se", within: float = 0.01) -> int:
     scores = np.asarray(scores, dtype=np.float64)
     if rule not in RULES:
         raise ValueError(f"rule: expected one of {list(RULES)}, received {rule!r}.")
+    check_number("within", within)
     if scores.ndim != 2 or len(scores) == 0:
         raise ValueError(f"scores: expected shape (folds, strengths), received {scores.shape}.")
     means = np.where(np.isnan(scores).any(0), -math.inf, scores.mean(0))

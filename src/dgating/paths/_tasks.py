@@ -13,19 +13,24 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
-from dgating._files import write_bytes, write_text
+from dgating._files import write_bytes
+from dgating._reading import MALFORMED, read_json, read_safetensors
+from dgating._sealing import seal_safetensors
+from dgating.paths._arguments import check_whole
+from dgating.paths._settings import described
 
 Result = dict[str, np.ndarray]
 Item = TypeVar("Item")
-SETTINGS = "settings.json"
+SETTINGS, FORMAT = "settings.json", "dgating/result/1"
 
 # torch's random numbers and number of threads belong to the process: tasks in threads of one process take turns
 _turn = threading.Lock()
@@ -58,23 +63,32 @@ def run_tasks(
             ``joblib.parallel_config`` names); ``None`` is one, unless that says otherwise, ``-1`` one a core.
         threads: of torch in every task.
         folder: where finished results are kept, and found again by the next call.
-        settings: what the results depend on, as JSON; a folder made with others is refused.
+        settings: what the results depend on; a folder made with others is refused.
         progress: words before a progress bar on standard error; ``None`` for none.
 
     Raises:
         ValueError: the folder belongs to other settings, or is not one of ours.
     """
+    check_workers(n_jobs, threads)
     place = None if folder is None else claim(Path(folder), settings or {})
+    key = "" if place is None else folder_key(place)
     results: dict[int, Result] = {}
     for i, task in enumerate(tasks):
-        if place is not None and (found := _read(place / f"{task.name}.safetensors")) is not None:
+        if place is not None and (found := _read(place / f"{task.name}.safetensors", key)) is not None:
             results[i] = found
     left = [i for i in range(len(tasks)) if i not in results]
     for i, result in shown(_computed(tasks, left, n_jobs, threads), progress, len(tasks), len(results)):
         results[i] = result
         if place is not None:
-            write_bytes(place / f"{tasks[i].name}.safetensors", save(result))
+            _write(place / f"{tasks[i].name}.safetensors", key, result)
     return [results[i] for i in range(len(tasks))]
+
+
+def check_workers(n_jobs: int | None, threads: int) -> None:
+    """Refuse numbers of processes and threads that cannot be meant."""
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ValueError(f"n_jobs: expected a number of processes, -1 for one a core, or None, received {n_jobs!r}.")
+    check_whole("threads", threads, 1)
 
 
 def _computed(tasks: Sequence[Task], left: list[int], n_jobs: int | None, threads: int) -> Iterable[tuple[int, Result]]:
@@ -126,10 +140,11 @@ def shown(results: Iterable[Item], words: str | None, total: int, done: int) -> 
 
 def claim(folder: Path, settings: dict[str, Any]) -> Path:
     """The folder for these settings; made, or found with the same."""
-    text = json.dumps(settings, indent=2, sort_keys=True, default=str) + "\n"
+    versions = {name: version(name) for name in ("dgating", "torch")}  # results of two versions never mix
+    text = (json.dumps({**described(settings), "versions": versions}, indent=2, sort_keys=True) + "\n").encode()
     file = folder / SETTINGS
     if file.is_file():
-        if file.read_text(encoding="utf-8") != text:
+        if file.stat().st_size != len(text) or file.read_bytes() != text:
             raise ValueError(
                 f"folder: expected one of these settings, {folder.name!r} holds results of others "
                 f"(see {SETTINGS} in it). Take another folder, or delete it."
@@ -137,25 +152,27 @@ def claim(folder: Path, settings: dict[str, Any]) -> Path:
     elif folder.is_dir() and not all(file.name.endswith(".tmp") for file in folder.iterdir()):
         raise ValueError(f"folder: expected an empty folder or one of an earlier run, {folder.name!r} holds others.")
     else:
-        write_text(file, text)
+        write_bytes(file, text)
     return folder
 
 
-def _read(file: Path) -> Result | None:
-    """A result, or ``None`` where there is no whole one."""
+def folder_key(folder: Path) -> str:
+    """What the files of a folder say they belong to: a hash of its settings."""
+    return hashlib.sha256((folder / SETTINGS).read_bytes()).hexdigest()
+
+
+def _write(file: Path, key: str, result: Result) -> None:
+    manifest = {"format": FORMAT, "folder": key, "task": file.stem}
+    write_bytes(file, seal_safetensors(save(result), json.dumps(manifest)))
+
+
+def _read(file: Path, key: str) -> Result | None:
+    """A result of this task in this folder, or ``None`` where there is no whole one: it is computed again."""
     try:
-        return load(file.read_bytes())
-    except (FileNotFoundError, SafetensorError):
+        stored = read_safetensors(file)
+        manifest = {"format": FORMAT, "folder": key, "task": file.stem}
+        if not stored.sealed or read_json(stored.metadata.get("dgating", "null")) != manifest:
+            return None
+        return {name: t.numpy() for name, t in stored.tensors().items()}
+    except (FileNotFoundError, *MALFORMED):
         return None
-
-
-def fingerprint(*arrays: Any) -> str:
-    """A short hash of shapes, types and bytes, for the settings of a folder; read in pieces of 64 MiB."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-        digest.update(f"{values.shape} {values.dtype}".encode())
-        rows = max(1, (64 << 20) // max(1, values[:1].nbytes))
-        for start in range(0, len(values), rows):
-            digest.update(np.ascontiguousarray(values[start : start + rows]).tobytes())
-    return digest.hexdigest()[:16]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dgating._optim import check_number
+from dgating.paths._arguments import check_below_one, check_positive, check_whole
 from dgating.paths._data import Data
 from dgating.paths._grid import fit
 from dgating.paths._objective import Loss, Score, judged, mean_loss, outputs
@@ -42,15 +43,15 @@ class Options:
     states: bool = True
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "dense_steps": 0, "relax_steps": 0, "patience": 1, "batch_size": 1}
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is None and name in ("patience", "batch_size"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name}: expected a whole number >= {low}, received {value!r}.")
-        for name in ("lr", "momentum", "weight_decay", "zero_below"):
-            check_number(name, getattr(self, name))
+        for name, low in {"steps": 1, "dense_steps": 0, "relax_steps": 0}.items():
+            check_whole(name, getattr(self, name), low)
+        for name in ("patience", "batch_size"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 1)
+        check_positive("lr", self.lr)
+        check_below_one("momentum", self.momentum, zero=True)
+        check_number("weight_decay", self.weight_decay)
+        check_below_one("zero_below", self.zero_below, zero=False)
 
     def rows_a_step(self, n: int) -> int:
         """The batch size for ``n`` rows."""

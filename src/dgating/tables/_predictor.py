@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,16 +11,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import save
 
-from dgating._files import write_bytes, write_text
+from dgating._files import write_bytes
+from dgating._reading import read_json_file, read_safetensors, read_sealed_json, refusing
+from dgating._sealing import seal_json
 from dgating.estimators._network_fit import ACTIVATIONS
 from dgating.tables._encode import Encoded, Feature, encode
 from dgating.tables._kinds import CATEGORY, DATE, NUMBER
 from dgating.tables._read import Reading
 
-FORMAT = "dgating/table-model/1"
+FORMAT = "dgating/table-model/2"
 WEIGHTS_FILE, WORDS_FILE = "model.safetensors", "preprocessing.json"
 ROWS = 65_536  # that go through the network at a time
 
@@ -95,7 +95,7 @@ class Predictor:
             )
 
     def save(self, folder: Path) -> None:
-        """Write two files into a folder."""
+        """Write two files into a folder, each with a checksum: no byte of them can change unnoticed."""
         arrays = {
             "centre": self.centre, "scale": self.scale, "target_centre": self.target_centre,
             "target_scale": self.target_scale,
@@ -109,61 +109,88 @@ class Predictor:
             "features": [asdict(f) for f in self.features],
         }  # fmt: skip
         write_bytes(folder / WEIGHTS_FILE, content)
-        write_text(folder / WORDS_FILE, json.dumps(words, indent=1, allow_nan=False) + "\n")
+        write_bytes(folder / WORDS_FILE, seal_json(words))
 
     @classmethod
     def load(cls, folder: Path) -> Predictor:
         """Read what :meth:`save` wrote.
 
         Raises:
-            ValueError: no such files, other or damaged ones.
+            ValueError: no such files, others, or damaged or changed ones.
         """
         for name in (WEIGHTS_FILE, WORDS_FILE):
             if not (folder / name).is_file():
                 raise ValueError(f"expected a folder written by dgating select, {str(folder)!r} has no file {name!r}.")
-        try:
-            words = json.loads((folder / WORDS_FILE).read_text(encoding="utf-8"))
-            if words["format"] != FORMAT:
-                raise ValueError(f"format {words['format']!r}")
-            content = (folder / WEIGHTS_FILE).read_bytes()
-            if hashlib.sha256(content).hexdigest() != words["weights_sha256"]:
+        whole = f"{str(folder)!r} is not a whole folder written by dgating select"
+        with refusing(whole, "Run dgating select again."):
+            words = read_json_file(folder / WORDS_FILE)
+            if not isinstance(words, dict) or words.get("format") != FORMAT:
+                raise ValueError(f"{WORDS_FILE!r} has not the format {FORMAT!r} of this version")
+            words = read_sealed_json(folder / WORDS_FILE)
+            stored = read_safetensors(folder / WEIGHTS_FILE)
+            if hashlib.sha256(stored.path.read_bytes()).hexdigest() != words["weights_sha256"]:
                 raise ValueError(f"{WEIGHTS_FILE!r} is not the file that was written with {WORDS_FILE!r}")
-            return cls._from(words, load(content))
-        except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"{str(folder)!r} is not a whole folder written by dgating select ({type(error).__name__}: {error}); "
-                "run dgating select again."
-            ) from None
+            return predictor_of(words, {name: t.numpy() for name, t in stored.tensors().items()})
 
-    @classmethod
-    def _from(cls, words: dict[str, Any], arrays: dict[str, np.ndarray]) -> Predictor:
-        def names(value: Any) -> tuple[str, ...]:
-            if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-                raise TypeError(f"expected a list of words, received {value!r}")
-            return tuple(value)
 
-        features = tuple(
-            Feature(f["name"], f["kind"], bool(f["text"]), tuple(f["fill"]), names(f["words"]), bool(f["indicator"]))
-            for f in words["features"]
-        )
-        for f in features:
-            if len(f.fill) != {NUMBER: 1, DATE: 3, CATEGORY: 0}[f.kind] or not np.isfinite(f.fill).all():
-                raise ValueError(f"feature {f.name!r}")
-        count = sum(name.endswith(".weight") for name in arrays)
-        layers = tuple((arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]) for i in range(count))
-        outputs = 1 if words["classes"] is None else len(words["classes"])
-        sizes = [sum(len(f.names) for f in features), *(len(bias) for _, bias in layers)]
-        if [w.shape for w, _ in layers] != list(zip(sizes[1:], sizes[:-1], strict=True)) or sizes[-1] != outputs:
-            raise ValueError(f"layers of sizes {sizes} for {outputs} outputs")
-        ACTIVATIONS[words["activation"]]
-        reading = Reading(
-            words["reading"]["separator"], words["reading"]["decimal"], names(words["reading"]["missing"])
-        )
-        inputs = {name: arrays[name] for name in ("centre", "scale")}
-        targets = {name: arrays[name] for name in ("target_centre", "target_scale")}
-        if any(a.shape != (sizes[0],) for a in inputs.values()) or any(len(a) != 1 for a in targets.values()):
-            raise ValueError("scales of another size")
-        classes = None if words["classes"] is None else tuple(words["classes"])
-        return cls(
-            str(words["target"]), classes, features, words["activation"], layers, **inputs, **targets, reading=reading
-        )
+def predictor_of(words: dict[str, Any], arrays: dict[str, np.ndarray]) -> Predictor:
+    """A predictor of the content of its two files.
+
+    Raises:
+        ValueError: (or another of :data:`~dgating._reading.MALFORMED`) parts that do not belong together.
+    """
+    if not all(a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
+        raise ValueError("weights that are no finite numbers")
+    classes = words["classes"]
+    if classes is not None:
+        kinds = isinstance(classes, list) and all(isinstance(c, bool | int | float | str) for c in classes)
+        if not kinds or len({repr(c) for c in classes}) < max(2, len(classes)):
+            raise ValueError(f"classes {repr(classes)[:80]}")
+    if not isinstance(words["target"], str) or words["activation"] not in ACTIVATIONS:
+        raise ValueError(f"target {repr(words['target'])[:80]}, activation {repr(words['activation'])[:80]}")
+    features = tuple(map(_feature, words["features"]))
+    if len({f.name for f in features}) != len(features):
+        raise ValueError("a feature that is there twice")
+    count = sum(name.endswith(".weight") for name in arrays)
+    layers = tuple((arrays[f"layers.{i}.weight"], arrays[f"layers.{i}.bias"]) for i in range(count))
+    outputs = 1 if classes is None else len(classes)
+    sizes = [sum(len(f.names) for f in features), *(len(bias) for _, bias in layers)]
+    if (
+        [w.shape for w, _ in layers] != list(zip(sizes[1:], sizes[:-1], strict=True))
+        or sizes[-1] != outputs
+        or not layers
+    ):
+        raise ValueError(f"layers of sizes {sizes} for {outputs} outputs")
+    scales = {name: arrays[name] for name in ("centre", "scale", "target_centre", "target_scale")}
+    widths = {"centre": sizes[0], "scale": sizes[0], "target_centre": 1, "target_scale": 1}
+    if any(scales[name].shape != (n,) for name, n in widths.items()) or len(arrays) != 2 * count + len(scales):
+        raise ValueError("scales of another size, or tensors that belong to nothing")
+    if any(bias.ndim != 1 for _, bias in layers) or (scales["scale"] == 0).any():
+        raise ValueError("biases of another shape, or a scale of zero")
+    reading = words["reading"]
+    separator, decimal = reading["separator"], reading["decimal"]
+    if (separator is not None and not isinstance(separator, str)) or not isinstance(decimal, str) or len(decimal) != 1:
+        raise ValueError(f"a table with the separator {repr(separator)[:80]} and the decimal mark {repr(decimal)[:80]}")
+    return Predictor(
+        words["target"], None if classes is None else tuple(classes), features, words["activation"], layers, **scales,
+        reading=Reading(separator, decimal, _words(reading["missing"])),
+    )  # fmt: skip
+
+
+def _feature(f: Any) -> Feature:
+    made = Feature(f["name"], f["kind"], f["text"], tuple(f["fill"]), _words(f["words"]), f["indicator"])
+    kinds = (str, str, bool, bool)
+    if not all(isinstance(v, k) for v, k in zip((made.name, made.kind, made.text, made.indicator), kinds, strict=True)):
+        raise ValueError(f"feature {repr(made.name)[:80]}")
+    numbers = all(type(v) in (int, float) and np.isfinite(v) for v in made.fill)
+    if not numbers or len(made.fill) != {NUMBER: 1, DATE: 3, CATEGORY: 0}[made.kind]:
+        raise ValueError(f"feature {made.name[:80]!r} of kind {made.kind[:80]!r} is filled with {repr(made.fill)[:80]}")
+    if len(set(made.words)) != len(made.words):
+        raise ValueError(f"feature {made.name[:80]!r} has a word twice")
+    return made
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise ValueError(f"expected a list of words, received {repr(value)[:80]}")
+    return tuple(value)

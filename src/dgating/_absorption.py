@@ -48,7 +48,7 @@ class AbsorptionMonitor:
 
     :math:`G_j` is the largest norm in the last one to two windows of *observations*, times ``safety``. A step in which
     the gradient of a group is exactly zero is no observation of this group: a feature that is rare in the data is
-    judged by the rows that have it. A certificate keeps its bound and holds until a gradient exceeds that bound. **A
+    judged by the rows that have it. A certificate holds until a gradient exceeds the largest bound that it allows. **A
     change of the data ends every bound**: make a new monitor, and give back what was zeroed too early.
 
     The gradients are read by hooks when a backward pass ends, so that clipping, unscaling and ``zero_grad`` cannot
@@ -214,7 +214,7 @@ class AbsorptionMonitor:
         return self._by_name(self._bounds.ever & ~dead)
 
     def exceeded(self) -> dict[str, Tensor]:
-        """Groups with a gradient that was larger, at some time, than the bound of the certificate they had then.
+        """Groups with a gradient that was larger, at some time, than the certificate they had then allows.
 
         Most are certified again, with a larger bound. How many appear here says how good the estimate of ``G`` is.
         """

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 FEWEST = 8  # a bound from fewer non-zero gradients than this certifies nothing
+SLACK = 0.99  # a certificate's bound, as a share of the largest for which the condition holds: rounding may follow
+LARGE = 1e30  # the largest bound of a certificate; an infinite one stands for none
 SHORTEST = 100  # observations in the first windows when their length is not given
 
 
@@ -28,7 +30,7 @@ class Bounds:
         count: ``(J,)`` observations in the open window.
         total: ``(J,)`` observations in the windows that have ended.
         previous: ``(J,)`` largest norm of the last window that has ended; infinite before there is one.
-        granted: ``(J,)`` bound of the certificate of a group; infinite when it has none.
+        granted: ``(J,)`` bound of the certificate of a group, the largest for which it holds; infinite without one.
         exceeded: ``(J,)`` whether a gradient was ever larger than the bound of a certificate that was in force.
         ever: ``(J,)`` whether the group was ever certified.
     """
@@ -77,19 +79,23 @@ class Bounds:
     def grant(self, ratio: Tensor, safety: float) -> Tensor:
         r"""Give and withdraw certificates; which groups have one afterwards.
 
+        A certificate is given when the condition holds for ``safety`` times the largest norm seen. It then holds for
+        every bound below :math:`\kappa / \prod b`, and as the sizes :math:`b` shrink, so the largest such bound is kept.
+        It ends when a gradient exceeds that, or when the sizes no longer meet the condition for it (λ has fallen, or
+        the step size has risen).
+
         Args:
             ratio: ``(J,)`` margin of each group for a bound of one: :math:`\prod b / \kappa`.
             safety: factor on the largest norm seen.
-
-        A certificate keeps the bound that it was given with. It ends when a gradient exceeds that bound, or when the
-        sizes of the factors no longer meet the condition for it (λ has fallen, or the step size has risen).
         """
         fresh = safety * self.largest
         kept = _times(self.granted, ratio) < 1
-        given = ~kept & (_times(fresh, ratio) < 1)
-        self.granted = torch.where(kept, self.granted, torch.where(given, fresh, math.inf))
-        self.ever |= kept | given
-        return kept | given
+        dead = kept | (_times(fresh, ratio) < 1)
+        most = (SLACK / ratio).clamp_max(LARGE)
+        bound = torch.maximum(torch.where(kept, self.granted, fresh), most)
+        self.granted = torch.where(dead, bound, math.inf)
+        self.ever |= dead
+        return dead
 
     def in_force(self, safety: float) -> Tensor:
         """``(J,)`` the smaller of the certificate's bound and the one that would be given now."""

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 import dgating as dg
 import dgating.cli.demo
-import dgating.cli.inspect
+import dgating.cli.inspect_onnx
 import dgating.cli.models
 from dgating.cli.app import app
 
@@ -502,7 +502,9 @@ def test_inspect_a_program(program):
     said = ok("inspect", program)
     assert "74 parameters" in said
     assert "2 linear" in said
-    assert "3 of 8 leave" in said
+    assert re.search(r"input input: s\d+x4 float32", said)
+    assert re.search(r" 0\.weight .*float32.* 8x4 .* 38% .* 3 of 8, - ", said)
+    assert "dgating compact net.pt2 says what could be removed" in said
 
 
 def test_inspect_an_onnx_file(folder):
@@ -515,7 +517,7 @@ def test_inspect_an_onnx_file(folder):
 
 def test_inspect_onnx_without_onnx(folder, monkeypatch):
     (folder.path / "x.onnx").write_bytes(b"x")
-    monkeypatch.setattr(dgating.cli.inspect, "find_spec", lambda name: None)
+    monkeypatch.setattr(dgating.cli.inspect_onnx, "find_spec", lambda name: None)
     assert "pip install 'dgating[onnx]'" in refused("inspect", "x.onnx")
 
 

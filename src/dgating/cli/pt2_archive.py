@@ -52,6 +52,17 @@ class Archive:
         with self._open(name) as member:
             return member.read()
 
+    def numbers(self, name: str) -> bytearray:
+        """A whole member, held once, for a tensor to use."""
+        content = bytearray(self.size(name))
+        view = memoryview(content)
+        with self._open(name) as member:
+            at = 0
+            while piece := member.read(CHUNK):
+                view[at : at + len(piece)] = piece
+                at += len(piece)
+        return content
+
     def copy(self, name: str, into: BinaryIO) -> None:
         """Write a member piece by piece."""
         with self._open(name) as member:
@@ -76,12 +87,12 @@ def opened(path: Path) -> Iterator[Archive]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            checked = Archive(archive, path.name)
-            if "models/model.json" not in checked:
+            if not any(name.endswith("/models/model.json") for name in archive.namelist()):
                 raise ValueError(
                     f"{path.name!r} is not a whole .pt2 file, or one of an older torch: it holds no exported program. "
                     "Save it again with torch.export.save."
                 )
+            checked = Archive(archive, path.name)
             if "byteorder" in checked and checked.read("byteorder", 16) != b"little":
                 raise ValueError(f"{path.name!r}: expected numbers in the byte order 'little'.")
             yield checked

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dgating.cli.json_limits import DEPTH
+from dgating.cli.listing import numel
 from dgating.cli.pt2_archive import Archive
 
 MEMBERS = re.compile(
@@ -117,10 +118,7 @@ def _make(name: _Name, arguments: tuple[Any, ...]) -> Any:
     numbers = [offset, *_of(shape, tuple), *_of(strides, tuple)]
     if len(shape) != len(strides) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 2**40 for n in numbers):
         raise ValueError("the sizes of a tensor")
-    numel = 1
-    for n in shape:
-        numel *= n
-    if numel > 4 * _of(flat, Tensor).numel() + 2**20:
+    if numel(shape) > 4 * _of(flat, Tensor).numel() + 2**20:
         raise ValueError("a tensor larger than what is stored of it")
     return flat.as_strided(shape, strides, offset)  # checks that it stays within the numbers
 
@@ -131,8 +129,8 @@ def _storage(what: Any, stored: Archive, known: dict[str, Tensor]) -> Tensor:
     if kind != "storage" or dtype is None or not isinstance(key, str) or not key.isdecimal():
         raise ValueError("a storage of another kind")
     if key not in known:
-        content = stored.read(f"data/{key}")
-        known[key] = torch.frombuffer(bytearray(content), dtype=dtype) if content else torch.empty(0, dtype=dtype)
+        content = stored.numbers(f"data/{key}")
+        known[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
     return known[key]
 
 

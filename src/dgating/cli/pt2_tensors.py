@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dgating.cli.json_limits import BYTES, parse
+from dgating.cli.listing import numel
 from dgating.cli.pt2_archive import Archive
 from dgating.cli.pt2_grammar import device, path
 
@@ -40,17 +41,13 @@ class Stored:
     @property
     def numel(self) -> int:
         """How many numbers it has."""
-        n = 1
-        for size in self.shape:
-            n *= size
-        return n
+        return numel(self.shape)
 
     def read(self, archive: Archive) -> Tensor:
         """The tensor itself."""
-        content = bytearray(archive.read(self.member))
         if not self.numel:
             return torch.empty(self.shape, dtype=self.dtype)
-        flat = torch.frombuffer(content, dtype=self.dtype)
+        flat = torch.frombuffer(archive.numbers(self.member), dtype=self.dtype)
         return flat.as_strided(self.shape, self.strides, self.offset)
 
 
@@ -112,12 +109,10 @@ def _tensor(archive: Archive, folder: str, name: str, entry: dict[str, Any]) -> 
     (offset,) = _whole([meta["storage_offset"]])
     if dtype is None or len(shape) != len(strides) or len(shape) > 64 or meta["layout"] != 7:
         raise ValueError(f"{where}: expected a dense tensor, received dtype {meta['dtype']}, layout {meta['layout']}.")
-    numel, last = 1, offset
-    for n, stride in zip(shape, strides, strict=True):
-        numel *= n
-        last += (n - 1) * stride
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    numbers = numel(shape)
     size = archive.size(record)
-    if (numel and (last + 1) * dtype.itemsize > size) or size % dtype.itemsize or numel >= 2**62:
+    if (numbers and (last + 1) * dtype.itemsize > size) or size % dtype.itemsize or numbers >= 2**62:
         raise ValueError(f"{where}: {list(shape)} of {dtype} does not fit the {size:,} bytes that the file has for it.")
     clean = {
         "path_name": entry["path_name"],

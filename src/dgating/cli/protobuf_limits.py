@@ -25,7 +25,6 @@ def check_size(content: memoryview, descriptor: Any) -> None:
     todo = [(0, len(content), descriptor, 1)]
     while todo:
         at, end, kind, depth = todo.pop()
-        budget -= MESSAGE
         if depth > DEPTH:
             raise ValueError(f"expected messages at most {DEPTH} levels deep")
         fields = kind.fields_by_number
@@ -42,6 +41,7 @@ def check_size(content: memoryview, descriptor: Any) -> None:
                 length, at = _varint(content, at, end)
                 if field is not None and field.message_type is not None:
                     todo.append((at, at + length, field.message_type, depth + 1))
+                    budget -= MESSAGE
                 elif field is not None and field.type in SCALARS and field.type not in (1, 2):
                     budget -= PACKED * length
                 at += length

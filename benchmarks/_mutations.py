@@ -30,6 +30,7 @@ class Touch:
 def payloads(marker: str) -> list[str]:
     """Texts that make the file ``marker`` where they are evaluated, imported, called or written into code."""
     call = f"__import__('os').system('touch {marker}')"
+    enum = json.dumps([{"__enum__": 1, "fqn": f"{call}:a", "name": "a"}])
     return [
         call,
         f"x\n{call}\n",
@@ -39,7 +40,7 @@ def payloads(marker: str) -> list[str]:
         f"Symbol('s0') + {call}",
         f"(lambda: {call})()",
         f"L['x'].size()[0] >= {call}",
-        f'[1, {{"type": "builtins.dict", "context": "[{{\\"__enum__\\": 1, \\"fqn\\": \\"{call}:a\\"}}]", "children_spec": []}}]',
+        json.dumps([1, {"type": "builtins.dict", "context": enum, "children_spec": []}]),
         "torch.os.system",
         "_operator.methodcaller",
         "torch.ops.aten.from_file.default",
@@ -188,7 +189,7 @@ def pt2_mutants(content: bytes, marker: str, rng: random.Random, n: int) -> Iter
             yield f"{twice} twice", pack([*(pair if first else pair[::-1]), *others])
     yield "packed", pack(list(parts.items()), zipfile.ZIP_DEFLATED)
     for bomb in (weight, model, samples):
-        yield f"deflate bomb {bomb}", pack(list((parts | {bomb: bytes(2**29)}).items()), zipfile.ZIP_DEFLATED)
+        yield f"deflate bomb {bomb}", pack(list((parts | {bomb: bytes(2**28)}).items()), zipfile.ZIP_DEFLATED)
     stored = json.loads(parts[weights])
     first = next(iter(stored["config"]))
     meta = ("config", first, "tensor_meta")
@@ -251,7 +252,7 @@ def safetensors_mutants(content: bytes, marker: str, rng: random.Random, n: int)
         inside = put(header, ("__metadata__",), {"dgating": bomb})
         yield f"{name} in the manifest", whole(json.dumps(inside).encode())
     empty = {"x": {"dtype": "F32", "shape": [0, 2**40], "data_offsets": [0, 0]}}
-    yield "a huge empty tensor", struct.pack("<Q", 72) + json.dumps(empty).encode().ljust(72)
+    yield "a huge empty tensor", struct.pack("<Q", 80) + json.dumps(empty).encode().ljust(80)
     for name, changed in _with_payloads(header, marker, rng, n // 2):
         yield name, whole(json.dumps(changed).encode())
     manifest = json.loads(header["__metadata__"]["dgating"])
@@ -284,7 +285,16 @@ def onnx_mutants(content: bytes, marker: str, rng: random.Random, n: int) -> Ite
     for _ in range(5_000):
         deep = field(1, field(5, field(6, deep)))
     yield "deep graphs", field(7, deep)
-    for where in ("../../etc/passwd", "/etc/passwd", f"{marker}", "C:\\windows\\x", "a/../../b", "", "/dev/zero", "x\0y"):
+    for where in (
+        "../../etc/passwd",
+        "/etc/passwd",
+        f"{marker}",
+        "C:\\windows\\x",
+        "a/../../b",
+        "",
+        "/dev/zero",
+        "x\0y",
+    ):
         model = onnx.ModelProto.FromString(content)
         tensor = model.graph.initializer[0]
         tensor.ClearField("raw_data")

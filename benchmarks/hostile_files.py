@@ -48,14 +48,14 @@ class Format:
     commands: tuple[tuple[str, ...], ...]
 
 
-def network() -> nn.Module:
+def network() -> nn.Sequential:
     """A small one, with three units that can leave."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    first = nn.Linear(4, 8)
     with torch.no_grad():
-        net[0].weight[:3] = 0
-        net[0].bias[:3] = 0
-    return net.eval()
+        first.weight[:3] = 0
+        first.bias[:3] = 0
+    return nn.Sequential(first, nn.ReLU(), nn.Linear(8, 2)).eval()
 
 
 def _program(path: Path) -> None:
@@ -165,7 +165,7 @@ def judge(done: dict[str, Any], ran: bool) -> list[str]:
         if len(lines) != 1 or not lines[0].removeprefix("\x1b[31m").startswith("error: "):
             wrong.append("not one line")
     shown = (done.get("stdout", "") + done.get("stderr", "")).replace("\x1b[31m", "").replace("\x1b[0m", "")
-    if any(c == "\x1b" or c == "\x07" for c in shown):
+    if any(c in shown for c in "\x1b\x07"):
         wrong.append("steers the terminal")
     if done["megabytes"] > 200:
         wrong.append("more than 200 MB")
@@ -197,7 +197,9 @@ def measure(name: str, files: int, say: Callable[[str], None] = print) -> dict[s
                     wrong["honest file refused"] += 1
                     say(f"{name} {command}: the honest file is refused: {done}")
                 for fault in found:
-                    say(f"{name} {command} {what[:100]}: {fault} {done['error'][:300]} {done.get('stderr', '')[:200]!r}")
+                    say(
+                        f"{name} {command} {what[:100]}: {fault} {done['error'][:300]} {done.get('stderr', '')[:200]!r}"
+                    )
             result[command[0]] = {
                 "files": total,
                 "accepted": accepted,
@@ -216,7 +218,7 @@ def measure(name: str, files: int, say: Callable[[str], None] = print) -> dict[s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Files made to do harm.")
     parser.add_argument("--quick", action="store_true", help="a hundred files a format, printed only")
     parser.add_argument("--files", type=int, default=1_000)
     parser.add_argument("--format", action="append", choices=list(FORMATS))

@@ -108,13 +108,6 @@ def _kept(s: dict[str, Any]) -> int:
     return len(s["keep"] if s.get("row") is None else s["keep"][0])
 
 
-def numel(shape: list[int]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
-
-
 # --- JSON ---
 
 

@@ -26,13 +26,11 @@ def inspect_pt2(path: Path, say: Say) -> None:
             calls = Counter(_short(node["target"]) for node in graph["nodes"])
             inputs = list(_inputs(model["graph_module"]))
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise ValueError(
-                f"{path.name!r} holds no exported program ({type(error).__name__}: {error})."
-            ) from None
-        parameters = sum(t.numel for t in {(t.member, t.offset, t.shape, t.strides): t for t in tensors if t.is_param}.values())
-        say(
-            f"{path.name}: {calls.total()} operations, {parameters:,} parameters, {path.stat().st_size:,} bytes"
+            raise ValueError(f"{path.name!r} holds no exported program ({type(error).__name__}: {error}).") from None
+        parameters = sum(
+            t.numel for t in {(t.member, t.offset, t.shape, t.strides): t for t in tensors if t.is_param}.values()
         )
+        say(f"{path.name}: {calls.total()} operations, {parameters:,} parameters, {path.stat().st_size:,} bytes")
         say(f"most common: {', '.join(f'{n} {op}' for op, n in calls.most_common(8))}")
         for line in inputs:
             say(line)

@@ -102,9 +102,7 @@ def opened(path: Path) -> Iterator[Archive]:
         ) from None
 
 
-def _checked(
-    archive: zipfile.ZipFile, file: str, allowed: re.Pattern[str]
-) -> dict[str, zipfile.ZipInfo]:
+def _checked(archive: zipfile.ZipFile, file: str, allowed: re.Pattern[str]) -> dict[str, zipfile.ZipInfo]:
     """The members by name; an error for a member that is unknown, twice there, packed, or larger than the file."""
     entries = archive.infolist()
     root = entries[0].orig_filename.partition("/")[0] if entries else ""

@@ -119,9 +119,15 @@ def _number(node: ast.expr) -> None:
 
 def _power(node: ast.expr) -> None:
     """A power of two sizes could be a number that fills the memory."""
-    numbers = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and type(n.value) in (int, float)]
-    if len(numbers) != 1 or abs(numbers[0].value) > POWER or any(isinstance(n, ast.BinOp) for n in ast.walk(node)):  # type: ignore[arg-type]
-        raise ValueError(f"no power of at most {POWER}")
+    for part in ast.walk(node):
+        if isinstance(part, ast.Name):
+            small = part.id in ("Integer", "Rational", "Float")
+        elif isinstance(part, ast.Constant):
+            small = abs(float(part.value)) <= POWER  # type: ignore[arg-type]
+        else:
+            small = isinstance(part, ast.Call | ast.UnaryOp | ast.USub | ast.Load | ast.keyword)
+        if not small:
+            raise ValueError(f"no power of at most {POWER}")
 
 
 def _text(node: ast.expr) -> str:

@@ -6,7 +6,7 @@ import io
 import pickletools
 import re
 import zipfile
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -27,7 +27,11 @@ STORAGES = {
 }  # fmt: skip
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
-TENSOR, ORDERED, PARAMETER = "torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch._utils _rebuild_parameter"
+TENSOR, ORDERED, PARAMETER = (
+    "torch._utils _rebuild_tensor_v2",
+    "collections OrderedDict",
+    "torch._utils _rebuild_parameter",
+)
 MARK = object()
 
 
@@ -64,8 +68,8 @@ def _run(instructions: bytes, stored: Archive) -> Any:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     storages: dict[str, Tensor] = {}
-    for opcode, value, _ in pickletools.genops(instructions):
-        name = opcode.name
+    for opcode, argument, _ in pickletools.genops(instructions):
+        name, value = opcode.name, cast(Any, argument)
         if name == "STOP":
             return stack.pop()
         if name in CONSTANTS:

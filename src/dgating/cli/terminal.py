@@ -23,6 +23,4 @@ def console(stderr: bool = False, quiet: bool = False) -> Console:
     """A console that takes no markup and no emoji names from what it prints."""
     from rich.console import Console
 
-    return Console(
-        stderr=stderr, quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False
-    )
+    return Console(stderr=stderr, quiet=quiet, soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from dgating._one_export import EXPORT
 from dgating.cli.json_limits import BYTES, parse
 from dgating.cli.pt2_archive import Archive, opened
 from dgating.cli.pt2_inputs import example_inputs
@@ -44,7 +45,7 @@ def read_program(path: Path) -> ExportedProgram:
     level = log.level
     try:
         log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with EXPORT, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(clean)
     except Exception as error:  # torch raises many kinds for a file that was changed

@@ -19,6 +19,7 @@ from dgating._checks import check_weights
 from dgating._config import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
+from dgating._one_export import EXPORT
 from dgating._optim import check_number
 from dgating.compaction._batch import Inputs, exported, outputs_of
 from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
@@ -116,7 +117,7 @@ def export(
         check_onnx(model)
     args, named = split_inputs(example_inputs, kwargs)
     inputs = Inputs.of(args, call_kwargs(model, named), dynamic_batch)
-    with evaluating(model), torch.no_grad(), _quiet():
+    with EXPORT, evaluating(model), torch.no_grad(), _quiet():
         expected = outputs_of(model, inputs, verify)  # before the costly part: a model that cannot run, cannot run
         file = convert(exported(model, inputs))
         difference = None

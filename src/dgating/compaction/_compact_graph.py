@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 from torch.fx import GraphModule
 
-
 HOOKS = ("_forward", "_backward")  # a copy that torch makes loses them, and with them the check of its inputs
 
 

@@ -189,7 +189,8 @@ def _difference(a: Tensor, b: Tensor) -> float:
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     a, b = a.double(), b.double()
-    gap = (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0).nan_to_num(nan=float("inf"))
+    gap = (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0)
+    gap = gap.nan_to_num(nan=float("inf"), posinf=float("inf"))
     return float(gap.max()) / max(1.0, float(a.abs().nan_to_num(0.0, 0.0).max()))
 
 

@@ -113,8 +113,8 @@ def test_a_model_that_is_off_by_more_than_rounding_is_refused(dtype, same, other
 
 SIZES = ["hidden", "num_heads", "embed_dim", "out_features", "n_embd", "channels", "width"]
 NOT = [
-    "padding_idx", "layer_idx", "slot_idx", "expert_index", "layer_id", "eps", "stride", "padding", "output_padding", "dilation",
-    "kernel_size", "num_tokens", "pad_token_id", "version", "seed", "num_layers", "num_hidden_layers", "n_layer",
+    "padding_idx", "layer_idx", "slot_idx", "expert_index", "layer_id", "eps", "stride", "padding", "output_padding",
+    "dilation", "kernel_size", "num_tokens", "pad_token_id", "version", "seed", "num_layers", "num_hidden_layers", "n_layer",
 ]  # fmt: skip
 
 
@@ -130,9 +130,8 @@ def test_attributes_that_happen_to_equal_a_size_are_left_alone(name):
 def test_other_attributes_are_no_sizes():
     module = nn.Module()
     module.flag, module.share, module.other, module.two = True, 8.0, 7, 6
-    change = ModuleChange(
-        "layer", {}, (("view", "size", 8, 5), ("view", "size", 1, 0), ("a", "b", 6, 3), ("a", "b", 6, 2))
-    )
+    sizes = [(8, 5), (1, 0), (6, 3), (6, 2)]  # six becomes two numbers
+    change = ModuleChange("layer", {}, tuple(("view", "size", old, new) for old, new in sizes))
     assert size_attributes(module, change) == []
 
 

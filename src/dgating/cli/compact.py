@@ -50,7 +50,7 @@ def compact(
     except Exception as error:
         if not model.lower().endswith(".pt2"):  # a fault in code is easier to find with its traceback
             raise
-        if isinstance(error, EXPECTED) and "\n" not in str(error):
+        if isinstance(error, EXPECTED) and plain(error) == str(error):
             raise
         lines = str(error).strip().splitlines() or [""]
         raise RuntimeError(f"{model} cannot be run ({type(error).__name__}: {plain(lines[0])[:200]}).") from error

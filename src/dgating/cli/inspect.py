@@ -11,7 +11,7 @@ from dgating.cli.files import existing, manifest_of, open_safetensors
 from dgating.cli.inspect_onnx import inspect_onnx
 from dgating.cli.inspect_pt2 import inspect_pt2
 from dgating.cli.json_limits import BYTES, parse
-from dgating.cli.listing import ROWS, TENSORS, Say, fill, numel, shape_text, table, tensor_row
+from dgating.cli.listing import ROWS, TENSORS, Cell, Say, fill, numel, shape_text, table, tensor_row
 from dgating.cli.terminal import console, plain
 from dgating.compaction._save import FORMAT
 
@@ -88,7 +88,7 @@ def _steps(manifest: dict[str, Any], shapes: dict[str, list[int]], say: Say) -> 
     now = {**shapes, **{name: shapes[first] for name, first in shared.items()}}
     for number, step in enumerate(steps, 1):
         before = step.get("shapes", {})
-        rows = []
+        rows: list[tuple[Cell, ...]] = []
         for name, slices in sorted(step["slices"].items()):
             kept = ", ".join(f"{_kept(s)} along axis {s['axis']}" for s in slices)
             old = shape_text(before[name]) if name in before else "?"
@@ -117,9 +117,9 @@ def _json(path: Path, say: Say) -> None:
     if path.stat().st_size > BYTES:
         raise ValueError(f"{path.name!r}: expected at most {BYTES:,} bytes of JSON, received {path.stat().st_size:,}.")
     parse(path.read_bytes(), f"{path.name!r}")
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for spec in GateConfig.load(path).groups:
         tensors = [".".join(filter(None, (m["path"], m["tensor"]))) for part in spec["parts"] for m in part["members"]]
         number = sum(part["n_groups"] for part in spec["parts"])
-        rows.append((str(spec["name"]), str(number), str(spec["depth"]), "\n".join(plain(t) for t in tensors)))
+        rows.append((str(spec["name"]), str(number), str(spec["depth"]), tensors))
     say(fill(table(f"{path.name}: a GateConfig", "groups", "J", "D", "tensors"), rows))

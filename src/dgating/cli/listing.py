@@ -10,6 +10,7 @@ from torch import Tensor
 from dgating.cli.terminal import plain
 
 Say = Callable[[Any], None]
+Cell = str | list[str]  # a list has a line for each
 ROWS = 40  # of a table; the rest is counted
 TENSORS = ("tensor", "dtype", "shape", "zeros", "zero slices of axis 0, 1")
 
@@ -24,17 +25,17 @@ def table(title: str, *heads: str) -> Any:
     return made
 
 
-def fill(made: Any, rows: list[tuple[str, ...]], total: int | None = None) -> Any:
+def fill(made: Any, rows: list[tuple[Cell, ...]], total: int | None = None) -> Any:
     """The first rows, and how many there are more."""
     total = len(rows) if total is None else total
     for row in rows[:ROWS]:
-        made.add_row(*("\n".join(plain(line) for line in cell.split("\n")) for cell in row))
+        made.add_row(*(plain(cell) if isinstance(cell, str) else "\n".join(map(plain, cell)) for cell in row))
     if total > ROWS:
         made.caption = f"and {total - ROWS} more"
     return made
 
 
-def tensor_row(name: str, tensor: Tensor) -> tuple[str, ...]:
+def tensor_row(name: str, tensor: Tensor) -> tuple[Cell, ...]:
     """Name, dtype, shape, share of zeros, and slices that are zero."""
     kind = str(tensor.dtype).removeprefix("torch.")
     if tensor.dtype.itemsize == 1 and tensor.is_floating_point():

@@ -46,9 +46,9 @@ def difference(a: list[tuple[str, Tensor]], b: list[tuple[str, Tensor]]) -> floa
         if x.numel() == 0 or not (x.is_floating_point() or x.is_complex()):
             worst = max(worst, 0.0 if torch.equal(x, y) else float("inf"))
             continue
-        x, y = _real(x), _real(y)
-        gap = (x - y).abs()
-        gap = gap[~(x == y) & ~(x.isnan() & y.isnan())]  # equal infinities and nans are equal
+        full, small = _real(x), _real(y)
+        gap = (full - small).abs()
+        gap = gap[~(full == small) & ~(full.isnan() & small.isnan())]  # equal infinities and nans are equal
         if gap.numel():
             worst = max(worst, float("inf") if bool(gap.isnan().any()) else float(gap.max()))
     return worst

@@ -11,6 +11,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import dgating as dg
+from benchmarks._common import RESULTS
 from benchmarks._mutations import BOMBS, MUTANTS, damaged, leaves, pack, payloads, put, unpack
 from benchmarks.hostile_files import FORMATS, honest
 from dgating.cli import pt2_grammar as grammar
@@ -391,3 +392,32 @@ def test_paths_cannot_leave_their_quotes(text):
 def test_json_has_limits(name):
     with pytest.raises(ValueError, match="x"):
         parse(BOMBS[name].encode("latin-1"), "x")
+
+
+def test_a_language_model_of_another_library_is_read(tmp_path):
+    """Its output is a class of that library: read as a dict, without importing it."""
+    pytest.importorskip("transformers")
+    from benchmarks.zoo import FAMILIES
+    from dgating.cli.pt2 import inputs_of, module_of, read_program
+
+    model, inputs = FAMILIES["gpt2"].build().eval(), FAMILIES["gpt2"].inputs()
+    dg.export(model, inputs, tmp_path / "gpt2.pt2")
+    read = read_program(tmp_path / "gpt2.pt2")
+    args, kwargs = inputs_of(read)
+    out = module_of(read)(*args, **kwargs)
+    assert type(out) is dict
+    expected = torch.export.load(tmp_path / "gpt2.pt2").module()(*args, **kwargs)
+    torch.testing.assert_close(out["logits"], expected["logits"], rtol=0, atol=0)
+
+
+def test_the_page_says_what_was_measured():
+    stored = json.loads((RESULTS / "hostile_files.json").read_text())["formats"]
+    page = (RESULTS.parents[1] / "docs" / "security.md").read_text()
+    assert set(stored) >= set(FORMATS)
+    for name, kind in FORMATS.items():
+        for (command,) in kind.commands:
+            done = stored[name][command]
+            assert done["files"] >= 1_000
+            assert not any(done[k] for k in ("ran code", "tracebacks", "not one line", "more than 200 MB"))
+            counts = f"{done['files']:,} | {done['accepted']} | 0 | 0 | 0 | {done['most MB']} MB"
+            assert f"| `.{name}`, `{command}` | {counts}" in page

@@ -114,7 +114,8 @@ def test_a_model_that_is_off_by_more_than_rounding_is_refused(dtype, same, other
 SIZES = ["hidden", "num_heads", "embed_dim", "out_features", "n_embd", "channels", "width"]
 NOT = [
     "padding_idx", "layer_idx", "slot_idx", "expert_index", "layer_id", "eps", "stride", "padding", "output_padding",
-    "dilation", "kernel_size", "num_tokens", "pad_token_id", "version", "seed", "num_layers", "num_hidden_layers", "n_layer",
+    "dilation", "kernel_size", "num_tokens", "pad_token_id", "version", "seed", "num_layers", "num_hidden_layers",
+    "n_layer",
 ]  # fmt: skip
 
 

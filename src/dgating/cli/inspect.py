@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from dgating.cli.inspect_onnx import inspect_onnx
 from dgating.cli.inspect_pt2 import inspect_pt2
 from dgating.cli.json_limits import BYTES, parse
 from dgating.cli.listing import ROWS, TENSORS, Cell, Say, fill, numel, shape_text, table, tensor_row
+from dgating.cli.safetensors_header import check_header
 from dgating.cli.terminal import console, plain
 from dgating.compaction._save import FORMAT
 
@@ -50,7 +50,7 @@ def inspect(path: Path) -> None:
 
 
 def _safetensors(path: Path, say: Say) -> None:
-    _check_header(path)
+    check_header(path)
     manifest = manifest_of(path)
     with open_safetensors(path) as file:
         names = sorted(file.keys())
@@ -67,17 +67,6 @@ def _safetensors(path: Path, say: Say) -> None:
         _steps(manifest, shapes, say)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(f"{path.name!r} has a damaged manifest ({type(error).__name__}: {error}).") from error
-
-
-def _check_header(path: Path) -> None:
-    """Raise where the list of tensors is longer than any honest one: it would be read whole."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if 8 + length <= path.stat().st_size:  # else it is no such file, which the reader says
-            if length > BYTES:
-                raise ValueError(f"{path.name!r}: expected at most {BYTES:,} bytes of header, received {length:,}.")
-            parse(file.read(length), f"{path.name!r}")
 
 
 def _steps(manifest: dict[str, Any], shapes: dict[str, list[int]], say: Say) -> None:

@@ -17,6 +17,7 @@ from benchmarks.hostile_files import FORMATS, honest
 from dgating.cli import pt2_grammar as grammar
 from dgating.cli.app import app
 from dgating.cli.json_limits import parse
+from dgating.cli.pt2_sizes import expression
 
 KINDS = list(FORMATS)
 
@@ -286,8 +287,8 @@ SIZES = [
 
 @pytest.mark.parametrize("text", SIZES)
 def test_sizes_that_torch_writes_are_accepted_and_mean_the_same(text):
-    assert grammar.expression(text).replace(" ", "") == text.replace(" ", "") or "((" in text
-    assert grammar.expression(grammar.expression(text)) == grammar.expression(text)
+    assert expression(text).replace(" ", "") == text.replace(" ", "") or "((" in text
+    assert expression(expression(text)) == expression(text)
 
 
 NO_SIZES = [
@@ -304,11 +305,11 @@ NO_SIZES = [
 @pytest.mark.parametrize("text", NO_SIZES, ids=range(len(NO_SIZES)))
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ValueError, match="expected a size"):
-        grammar.expression(text)
+        expression(text)
 
 
 def test_a_letter_that_looks_like_another_becomes_it():
-    assert grammar.expression("\N{FULLWIDTH LATIN SMALL LETTER S}0") == "s0"
+    assert expression("\N{FULLWIDTH LATIN SMALL LETTER S}0") == "s0"
 
 
 @pytest.mark.parametrize(

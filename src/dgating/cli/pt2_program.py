@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from dgating.cli import pt2_grammar as grammar
+from dgating.cli.pt2_sizes import expression
 
 INFINITE = ("Infinity", "-Infinity", "NaN")
 
 # What every string may say, by the name of its field. A string of another field is refused.
 STRINGS: dict[str, Callable[[str], str]] = {
-    "expr_str": grammar.expression,
+    "expr_str": expression,
     "target": grammar.operator,
     "as_operator": grammar.operator,
     "name": grammar.name,

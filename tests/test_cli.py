@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 import dgating as dg
 import dgating.cli.demo
-import dgating.cli.inspect
+import dgating.cli.inspect_onnx
 import dgating.cli.models
+import dgating.cli.terminal
 from dgating.cli.app import app
 
 FILES = ["compact.safetensors", "model.onnx", "model.safetensors", "pixels.png", "report.json"]
@@ -502,7 +503,9 @@ def test_inspect_a_program(program):
     said = ok("inspect", program)
     assert "74 parameters" in said
     assert "2 linear" in said
-    assert "3 of 8 leave" in said
+    assert re.search(r"input input: s\d+x4 float32", said)
+    assert re.search(r" 0\.weight .*float32.* 8x4 .* 38% .* 3 of 8, - ", said)
+    assert "dgating compact net.pt2 says what could be removed" in said
 
 
 def test_inspect_an_onnx_file(folder):
@@ -515,7 +518,7 @@ def test_inspect_an_onnx_file(folder):
 
 def test_inspect_onnx_without_onnx(folder, monkeypatch):
     (folder.path / "x.onnx").write_bytes(b"x")
-    monkeypatch.setattr(dgating.cli.inspect, "find_spec", lambda name: None)
+    monkeypatch.setattr(dgating.cli.inspect_onnx, "find_spec", lambda name: None)
     assert "pip install 'dgating[onnx]'" in refused("inspect", "x.onnx")
 
 
@@ -526,3 +529,49 @@ def test_inspect_a_gate_config(folder):
     said = ok("inspect", "gates.json")
     assert re.search(r"pixels.* 64 .* 4 .* 0\.weight", said)
     assert re.search(r"hidden.* 100 .* 4 .* 2\.weight", said)
+
+
+NAMES = ["[/]", "[bold]w[/bold]", ":smile:", "a\x1b[31mb", "a\x1b]0;title\x07b", "a\rb", "a\nb", "a\u202eb", "a\x9bb"]
+
+
+def harmless(said):
+    return "\x1b" not in said and all(c.isprintable() or c == "\n" for c in said)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_from_files_are_shown_and_never_interpreted(folder, name):
+    """As they are, with a mark in place of what would steer a terminal; in reports and in errors."""
+    shown = dgating.cli.terminal.plain(name)
+    save_file({name: torch.zeros(2)}, "names.safetensors")
+    said = ok("inspect", "names.safetensors")
+    assert shown in said
+    assert harmless(said)
+
+    net = digits_net()
+    dg.gate_(net, [dg.features(net[0], name="pixels")])
+    dg.GateConfig.from_model(net).save("gates.json")
+    text = (folder.path / "gates.json").read_text().replace('"pixels"', json.dumps(name))
+    (folder.path / "gates.json").write_text(text)
+    said = ok("inspect", "gates.json")
+    assert shown in said
+    assert harmless(said)
+
+    save_file({"x": torch.zeros(1)}, "bad.safetensors", metadata={"dgating": json.dumps({"format": name})})
+    assert harmless(refused("inspect", "bad.safetensors"))
+
+
+@pytest.mark.parametrize("name", NAMES[:3])
+def test_names_in_a_plan_are_shown_as_they_are(folder, monkeypatch, name):
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleDict({name: nn.Linear(4, 8), "last": nn.Linear(8, 2)})
+            with torch.no_grad():
+                self.layers[name].weight[:3] = 0
+                self.layers[name].bias[:3] = 0
+
+        def forward(self, x):
+            return self.layers["last"](self.layers[name](x).relu())
+
+    monkeypatch.setitem(sys.modules, "named_models", SimpleNamespace(build=Named))
+    assert f"layers.{name}.weight" in ok("compact", "named_models:build", "--input", "3x4")

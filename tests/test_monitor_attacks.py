@@ -539,7 +539,7 @@ def test_a_certificate_stays_until_the_bound_of_its_box_is_exceeded() -> None:
     assert monitor.absorbed()["w"].all()
     assert not monitor.revoked()["w"].any()
     assert monitor.exceeded()["w"].all()
-    _watch(net, monitor, 90 * kappa * third, 1)
+    _watch(net, monitor, 40 * kappa * third, 1)
     assert monitor.absorbed()["w"].all()
 
 

@@ -79,8 +79,8 @@ class Bounds:
     def grant(self, ratio: Tensor, safety: float) -> Tensor:
         r"""Give and withdraw certificates; which groups have one afterwards.
 
-        A certificate is given when the condition holds for ``safety`` times the largest norm seen. It then holds for
-        every bound below :math:`\kappa / \prod b`, and as the sizes :math:`b` shrink, so the largest such bound is kept.
+        A certificate is given when the condition holds for ``safety`` times the largest norm seen. It then holds
+        for every bound below :math:`\kappa / \prod b`, and the sizes :math:`b` only shrink, so that this bound is kept.
         It ends when a gradient exceeds that, or when the sizes no longer meet the condition for it (λ has fallen, or
         the step size has risen).
 

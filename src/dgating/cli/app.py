@@ -49,7 +49,7 @@ def demo(
 
 @app.command(name="compact")
 def compact_command(
-    model: Annotated[str, typer.Argument(help="A .pt2 file, or package.module:function that builds the full model.")],
+    model: Annotated[str, typer.Argument(help="A .pt2 file, or package.module:function, which is imported and run.")],
     out: Annotated[
         list[Path] | None,
         typer.Option(help="Write the compact model: .safetensors (a built model), .pt2 or .onnx. Repeatable."),
@@ -61,7 +61,9 @@ def compact_command(
             "--input", help="An input: [NAME=]SHAPE[:DTYPE[:HIGH]], as 2x3x32x32, ids=2x16:int64:1000, mask=2x16:ones."
         ),
     ] = None,
-    inputs: Annotated[str | None, typer.Option(help="package.module:function that makes the inputs.")] = None,
+    inputs: Annotated[
+        str | None, typer.Option(help="package.module:function that makes the inputs; it is imported and run.")
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="Write the plan as JSON: what leaves, what stays and why.")] = None,
     fold: Annotated[
         bool, typer.Option(help="Move constants other than zero into biases, so that their units can leave.")
@@ -69,7 +71,8 @@ def compact_command(
 ) -> None:
     """Remove from a saved model what contributes exactly nothing, and check that it computes the same.
 
-    MODEL is run: give files and functions that you trust.
+    package.module:function runs your code, by design. Every file is read as data: a .pt2 file may hold operators of
+    ATen on tensors and nothing else. They are run, and can take time and memory as any model can.
     """
     from dgating.cli.compact import compact
 
@@ -81,7 +84,10 @@ def compact_command(
 def inspect_command(
     file: Annotated[Path, typer.Argument(help="A .safetensors, .pt2, .onnx or GateConfig .json file.")],
 ) -> None:
-    """Say what is in a file: tensors and their zeros, what was sliced, what could be removed."""
+    """Say what is in a file: tensors and their zeros, operations, inputs, what was sliced.
+
+    The file is read as data. Nothing in it is run, imported or unpickled, and no other file that it names is opened.
+    """
     from dgating.cli.inspect import inspect
 
     with one_line():

@@ -12,9 +12,11 @@ from torch import nn
 import dgating as dg
 from dgating._files import write_text
 from dgating.cli.models import Subject, subject
+from dgating.cli.terminal import console, plain
 from dgating.compaction._inputs import call_kwargs
 from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
 
+EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError)
 WRITERS = (".safetensors", ".pt2", ".onnx")
 
 
@@ -37,13 +39,36 @@ def compact(
     plan: Path | None,
     fold: bool,
 ) -> None:
-    """Print the plan and the sizes; write the compact model to every file of ``out``."""
-    from rich.console import Console
+    """Print the plan and the sizes; write the compact model to every file of ``out``.
 
+    Raises:
+        ValueError: options that do not go together, or a file that is not what it should be.
+        RuntimeError: the model cannot be read or run.
+    """
+    try:
+        _compact(model, weights, shapes, inputs, out, plan, fold)
+    except Exception as error:
+        if not model.lower().endswith(".pt2"):  # a fault in code is easier to find with its traceback
+            raise
+        if isinstance(error, EXPECTED) and plain(error) == str(error):
+            raise
+        lines = str(error).strip().splitlines() or [""]
+        raise RuntimeError(f"{model} cannot be run ({type(error).__name__}: {plain(lines[0])[:200]}).") from error
+
+
+def _compact(
+    model: str,
+    weights: Path | None,
+    shapes: list[str],
+    inputs: str | None,
+    out: list[Path],
+    plan: Path | None,
+    fold: bool,
+) -> None:
     for path in out:
         if path.suffix.lower() not in WRITERS:
             raise ValueError(f"--out: expected a name that ends in {', '.join(WRITERS)}, received {path.name!r}.")
-    console = Console(soft_wrap=True, highlight=False)
+    screen = console()
     case = subject(model, weights, shapes, inputs)
     if case.target == "graph" and any(p.suffix.lower() == ".safetensors" for p in out):
         raise ValueError(
@@ -52,18 +77,19 @@ def compact(
     with torch.no_grad():
         small = dg.compact(case.model, case.args, kwargs=case.kwargs, target=case.target, fold_constants=fold)
     what: Any = small.compaction
-    console.print(str(what), markup=False)
+    for line in str(what).split("\n"):
+        screen.print(plain(line))
     if plan is not None:
         write_text(plan, what.to_json() + "\n")
-    console.print(sizes(case.model, small))
+    screen.print(sizes(case.model, small))
     seen = compare(case.model, small, case)
-    console.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
+    screen.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
     for path in out:
-        console.print(write(small, case, path), markup=False)
+        screen.print(plain(write(small, case, path)))
     if out and case.fixed_axes:
-        console.print(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}", markup=False)
+        screen.print(plain(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}"))
     if not out:
-        console.print("nothing written; --out says where to")
+        screen.print("nothing written; --out says where to")
 
 
 def compare(model: nn.Module, small: nn.Module, case: Subject) -> Checked:

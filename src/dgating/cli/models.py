@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dgating.cli.files import existing, manifest_of
+from dgating.cli.safetensors_header import check_header
+from dgating.cli.terminal import plain
 from dgating.compaction._inputs import split_inputs
 from dgating.compaction._save import load_compact
 
@@ -107,12 +109,14 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         raise ValueError(
             f"--weights: expected a .safetensors file, received {path.name!r}. Pickled files are not read."
         )
+    check_header(path)
     if manifest_of(path) is not None:
         return load_compact(model, path)
     try:
         load_model(model, path)
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"--weights: {path.name!r} does not fit {type(model).__name__}: {error}") from error
+        reason = plain(" ".join(str(error).split()))
+        raise ValueError(f"--weights: {path.name!r} does not fit {type(model).__name__}: {reason}") from error
     return model
 
 

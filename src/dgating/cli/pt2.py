@@ -1,4 +1,4 @@
-"""Programs saved by ``torch.export``: read without unpickling anything, as an ordinary module with its inputs."""
+"""Programs saved by ``torch.export``: checked, read without unpickling, as an ordinary module with its inputs."""
 
 from __future__ import annotations
 
@@ -17,68 +17,71 @@ from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from dgating._one_export import EXPORT
+from dgating.cli.json_limits import BYTES, parse
+from dgating.cli.pt2_archive import Archive, opened
+from dgating.cli.pt2_inputs import example_inputs
+from dgating.cli.pt2_program import checked
+from dgating.cli.pt2_tensors import FOLDERS, Stored, config_member, config_of, stored_tensors
+
 FREE = 4  # size of a free axis in made-up inputs, where the program allows it
 EMBEDDINGS = {torch.ops.aten.embedding.default}
 
 
 def read_program(path: Path) -> ExportedProgram:
-    """The program in a ``.pt2`` file.
+    """The program in a ``.pt2`` file: operators of ATen on tensors, nothing else.
 
-    The file is a program: opening one runs its graph. But what torch would unpickle in it is refused.
+    torch evaluates texts of such a file and unpickles parts of it. So it is not given the file: it reads an archive
+    that is written here, from what was checked.
 
     Raises:
-        ValueError: not such a file, a truncated one, one of an older format, or one with pickled or native parts.
+        ValueError: not such a file, a truncated one, one of an older format, or one that holds anything else.
     """
-    content = path.read_bytes()
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            _check(archive, path.name)
-    except zipfile.BadZipFile:
-        raise ValueError(
-            f"{path.name!r} is not a whole .pt2 file. Expected one written by torch.export.save."
-        ) from None
+    with opened(path) as archive:
+        graph = checked(parse(archive.read("models/model.json", BYTES), f"{path.name!r}, models/model.json"), path.name)
+        inputs = example_inputs(archive)
+        clean = _clean_copy(archive, graph, stored_tensors(archive))
     log = logging.getLogger("torch.export")
     level = log.level
     try:
         log.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
+        with EXPORT, warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.export.load(io.BytesIO(content))
+            program = torch.export.load(clean)
     except Exception as error:  # torch raises many kinds for a file that was changed
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise ValueError(f"torch.export.load cannot read {path.name!r} ({type(error).__name__}: {first}).") from error
+        raise ValueError(
+            f"torch.export.load cannot read {path.name!r} ({type(error).__name__}: {_first_line(error)})."
+        ) from None
     finally:
         log.setLevel(level)
+    program.example_inputs = inputs
+    return program
 
 
-def _check(archive: zipfile.ZipFile, file: str) -> None:
-    """Raise unless the archive holds a graph and plain tensors."""
-    names = {n.partition("/")[2]: n for n in archive.namelist()}
-    if not any(n.startswith("models/") for n in names):
-        raise ValueError(
-            f"{file!r} is not a whole .pt2 file, or one of an older torch: it holds no exported program. Save it again "
-            "with torch.export.save."
-        )
-    for name, full in names.items():
-        if name.startswith("data/aotinductor/"):
-            raise ValueError(f"{file!r} holds compiled code ({name}). Expected a program written by torch.export.save.")
-        if name.startswith("data/sample_inputs/"):
-            if content := archive.read(full):
-                _plain(content, file, name)
-        elif name.startswith(("data/weights/", "data/constants/")):
-            known = name.endswith("_config.json") or name.rpartition("/")[2].startswith(("weight_", "tensor_"))
-            if name.endswith("_config.json"):
-                entries = json.loads(archive.read(full))["config"].values()
-                known = not any(e["use_pickle"] or "tensor_meta" not in e or e["tensor_meta"] is None for e in entries)
-            if not known:
-                raise ValueError(f"{file!r} holds pickled objects ({name}), which are not opened.")
+def _clean_copy(archive: Archive, graph: dict[str, Any], tensors: list[Stored]) -> io.BytesIO:
+    """An archive of the same program in which every text was checked."""
+    buffer = io.BytesIO()
+    texts = {
+        "archive_format": "pt2",
+        "archive_version": "0",
+        "byteorder": "little",
+        ".data/version": "6\n",
+        "models/model.json": json.dumps(graph),
+        "data/sample_inputs/model.pt": "",
+        **{config_member(folder): json.dumps(config_of(tensors, folder)) for folder in FOLDERS},
+    }
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as copy:
+        for name, text in texts.items():
+            copy.writestr(f"model/{name}", text)
+        for member in sorted({t.member for t in tensors}):
+            with copy.open(f"model/{member}", "w", force_zip64=True) as into:
+                archive.copy(member, into)  # type: ignore[arg-type]
+    buffer.seek(0)
+    return buffer
 
 
-def _plain(content: bytes, file: str, name: str) -> None:
-    try:
-        torch.load(io.BytesIO(content), weights_only=True)
-    except Exception:
-        raise ValueError(f"{file!r} holds pickled objects ({name}), which are not opened.") from None
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def module_of(program: ExportedProgram) -> GraphModule:

@@ -19,6 +19,7 @@ from dgating._checks import check_weights
 from dgating._files import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
+from dgating._one_export import EXPORT
 from dgating._optim import check_number
 from dgating.compaction._batch import Inputs, exported, outputs_of
 from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
@@ -116,7 +117,7 @@ def export(
         check_onnx(model)
     args, named = split_inputs(example_inputs, kwargs)
     inputs = Inputs.of(args, call_kwargs(model, named), dynamic_batch)
-    with evaluating(model), torch.no_grad(), _quiet():
+    with EXPORT, evaluating(model), torch.no_grad(), _quiet():
         expected = outputs_of(model, inputs, verify)  # before the costly part: a model that cannot run, cannot run
         file = convert(exported(model, inputs))
         difference = None
@@ -188,7 +189,8 @@ def _difference(a: Tensor, b: Tensor) -> float:
     if a.is_complex():
         a, b = torch.view_as_real(a), torch.view_as_real(b)
     a, b = a.double(), b.double()
-    gap = (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0).nan_to_num(nan=float("inf"))
+    gap = (a - b).abs().masked_fill((a == b) | (a.isnan() & b.isnan()), 0.0)
+    gap = gap.nan_to_num(nan=float("inf"), posinf=float("inf"))
     return float(gap.max()) / max(1.0, float(a.abs().nan_to_num(0.0, 0.0).max()))
 
 

@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
+from dgating.compaction._compact_graph import CompactGraph
 from dgating.compaction._inputs import Args
 from dgating.compaction._plan import CompactionPlan, analyse, make_plan
 from dgating.compaction._traced import Traced
@@ -101,7 +102,7 @@ def module_of_graph(program: ExportedProgram, tensors: Mapping[str, Tensor]) -> 
         if name in tensors:
             program.constants[name] = tensors[name]
     unlifted = program.module(check_guards=False)  # its guards name dtypes and sizes that compaction changes
-    graph = GraphModule(unlifted, unlifted.graph)  # without the export's refusal of train() and eval()
+    graph = CompactGraph(unlifted, unlifted.graph)  # without the export's refusal of train() and eval()
     graph.register_forward_pre_hook(Traced.of(program), with_kwargs=True)
     return graph
 

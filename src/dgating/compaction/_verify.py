@@ -46,16 +46,22 @@ def difference(a: list[tuple[str, Tensor]], b: list[tuple[str, Tensor]]) -> floa
         if x.numel() == 0 or not (x.is_floating_point() or x.is_complex()):
             worst = max(worst, 0.0 if torch.equal(x, y) else float("inf"))
             continue
-        gap = (x.double() - y.double()).abs()
-        gap = gap[~(x == y) & ~(x.isnan() & y.isnan())]  # equal infinities and nans are equal
+        full, small = _real(x), _real(y)
+        gap = (full - small).abs()
+        gap = gap[~(full == small) & ~(full.isnan() & small.isnan())]  # equal infinities and nans are equal
         if gap.numel():
             worst = max(worst, float("inf") if bool(gap.isnan().any()) else float(gap.max()))
     return worst
 
 
 def scale_of(outputs: list[tuple[str, Tensor]]) -> float:
-    sizes = [float(x[x.isfinite()].abs().max()) for _, x in outputs if x.is_floating_point() and x.isfinite().any()]
-    return max([1.0, *sizes])
+    numbers = [_real(x) for _, x in outputs if x.is_floating_point() or x.is_complex()]
+    return max([1.0, *(float(x[x.isfinite()].abs().max()) for x in numbers if x.isfinite().any())])
+
+
+def _real(x: Tensor) -> Tensor:
+    """In float64; a complex number as two."""
+    return torch.view_as_real(x.resolve_conj()).double() if x.is_complex() else x.double()
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -104,7 +110,7 @@ def part_of(small: Tensor, full: Tensor) -> bool:
     axes = [a for a, (n, m) in enumerate(zip(small.shape, full.shape, strict=False)) if n != m]
     if small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]:
         return False
-    x, y = (t.double().movedim(axes[0], 0).flatten(1) for t in (small, full))
+    x, y = (_real(t).movedim(axes[0], 0).flatten(1) for t in (small, full))
     noise = torch.randn(x.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(x.device)
     left = iter((y @ noise).tolist())  # one number stands for an index: equal rows have equal numbers
     limit = 1e-4 * max(1.0, float((y @ noise).abs().max()))

@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 
 from dgating._checks import check_eager, check_weights
 from dgating._modes import evaluating
+from dgating._one_export import EXPORT
 from dgating._units import find_units
 from dgating.structure._inplace import without_inplace
 
@@ -81,7 +82,7 @@ def capture(
     check_weights(model)
     if find_units(model):
         raise CompactionError("expected an ordinary model, received a gated one. Call dg.collapse_(model) first.")
-    with _quiet_eval(model):
+    with EXPORT, _quiet_eval(model):
         try:
             program = torch.export.export(model, args, kwargs, strict=False, dynamic_shapes=dynamic_shapes)
             without_inplace(program.graph)

@@ -14,9 +14,9 @@ import dgating as dg
 from benchmarks._common import RESULTS
 from benchmarks._mutations import BOMBS, MUTANTS, damaged, leaves, pack, payloads, put, unpack
 from benchmarks.hostile_files import FORMATS, honest
+from dgating._reading import named_json
 from dgating.cli import pt2_grammar as grammar
 from dgating.cli.app import app
-from dgating.cli.json_limits import parse
 from dgating.cli.pt2_sizes import expression
 
 KINDS = list(FORMATS)
@@ -392,7 +392,7 @@ def test_paths_cannot_leave_their_quotes(text):
 @pytest.mark.parametrize("name", BOMBS)
 def test_json_has_limits(name):
     with pytest.raises(ValueError, match="x"):
-        parse(BOMBS[name].encode("latin-1"), "x")
+        named_json(BOMBS[name].encode("latin-1"), "x")
 
 
 def test_a_language_model_of_another_library_is_read(tmp_path):

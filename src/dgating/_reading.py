@@ -20,8 +20,10 @@ from torch import Tensor
 
 from dgating._sealing import has_seal, is_sealed
 
-MOST_BYTES = 100_000_000  # of JSON; safetensors allows as many for its header
-MOST_DEPTH = 64  # of lists and objects in each other
+MOST_BYTES = 2**25  # of JSON; the graph of a language model of 80 layers takes 8 MB
+MOST_MEMORY = 150_000_000  # bytes that its values may take, by COST
+MOST_DEPTH = 100  # of lists and objects in each other
+COST = {b",": 70, b":": 150, b"[": 90, b"{": 90}  # bytes of a value, of a key and of what holds them
 MOST_AXES = 32
 CHUNK = 1 << 20
 WIDTH = {  # bytes of a number
@@ -63,6 +65,9 @@ def read_json(text: str | bytes, *, nan: bool = False) -> Any:
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
     if len(raw) > MOST_BYTES:
         raise ValueError(f"expected at most {MOST_BYTES:,} bytes of JSON, received {len(raw):,}")
+    memory = sum(raw.count(mark) * cost for mark, cost in COST.items())
+    if memory > MOST_MEMORY:
+        raise ValueError(f"expected JSON that takes at most {MOST_MEMORY:,} bytes of memory, received {memory:,}")
     if _depth(raw) > MOST_DEPTH:
         raise ValueError(f"expected JSON of at most {MOST_DEPTH} levels, received more")
     try:
@@ -75,6 +80,14 @@ def read_json(text: str | bytes, *, nan: bool = False) -> Any:
     except (UnicodeError, RecursionError) as error:
         raise ValueError(f"expected JSON in UTF-8, received something else ({error})") from None
     return value
+
+
+def named_json(content: bytes, what: str) -> Any:
+    """Like :func:`read_json`; ``NaN`` is a number, and errors begin with ``what``."""
+    try:
+        return read_json(content, nan=True)
+    except ValueError as error:
+        raise ValueError(f"{what} is not JSON as expected ({error}).") from None
 
 
 def read_json_file(path: Path, *, nan: bool = False) -> Any:
@@ -117,6 +130,11 @@ class Stored:
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
     sealed: bool
+
+    def tensor(self, name: str) -> Tensor:
+        """One of them."""
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors, by name."""

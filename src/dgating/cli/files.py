@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from dgating._reading import Stored, read_json, read_safetensors, refusing
 
 
 def existing(path: Path) -> Path:
@@ -14,22 +15,16 @@ def existing(path: Path) -> Path:
     return path
 
 
-def open_safetensors(path: Path) -> Any:
-    """The file, opened: ``metadata()``, ``keys()``, ``get_tensor()``."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path.name!r} is not a whole safetensors file ({error}).") from error
+def checked_safetensors(path: Path) -> Stored:
+    """The file with a checked header; a broken one is a ``ValueError`` that names it."""
+    with refusing(f"{path.name!r} is not a whole safetensors file", "Write it again."):
+        return read_safetensors(path)
 
 
-def manifest_of(path: Path) -> dict[str, Any] | None:
+def manifest_of(stored: Stored) -> dict[str, Any] | None:
     """The manifest of a file that ``save_compact`` wrote, ``None`` for other safetensors files."""
-    with open_safetensors(path) as file:
-        text = (file.metadata() or {}).get("dgating")
     try:
-        manifest = json.loads(text or "null")
-    except json.JSONDecodeError:
+        manifest = read_json(stored.metadata.get("dgating", "null"))
+    except ValueError:
         return None
     return manifest if isinstance(manifest, dict) and "format" in manifest else None

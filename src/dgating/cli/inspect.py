@@ -6,14 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dgating.cli.files import existing, manifest_of, open_safetensors
+from dgating.cli.files import checked_safetensors, existing, manifest_of
 from dgating.cli.inspect_onnx import inspect_onnx
 from dgating.cli.inspect_pt2 import inspect_pt2
-from dgating.cli.json_limits import BYTES, parse
 from dgating.cli.listing import ROWS, TENSORS, Cell, Say, fill, numel, shape_text, table, tensor_row
-from dgating.cli.safetensors_header import check_header
 from dgating.cli.terminal import console, plain
-from dgating.compaction._save import FORMAT
+from dgating.compaction._save import FORMAT, UNSEALED
 
 
 def inspect(path: Path) -> None:
@@ -50,18 +48,16 @@ def inspect(path: Path) -> None:
 
 
 def _safetensors(path: Path, say: Say) -> None:
-    check_header(path)
-    manifest = manifest_of(path)
-    with open_safetensors(path) as file:
-        names = sorted(file.keys())
-        shapes = {n: file.get_slice(n).get_shape() for n in names}
-        total = sum(numel(shape) for shape in shapes.values())
-        say(f"{path.name}: {len(names)} tensors, {total:,} numbers, {path.stat().st_size:,} bytes")
-        if manifest is None:
-            rows = [tensor_row(name, file.get_tensor(name)) for name in names[:ROWS]]
-            say(fill(table("", *TENSORS), rows, len(names)))
-            return
-    if manifest["format"] != FORMAT:
+    stored = checked_safetensors(path)
+    manifest = manifest_of(stored)
+    shapes = {name: list(stored.shapes[name]) for name in sorted(stored.shapes)}
+    total = sum(numel(shape) for shape in shapes.values())
+    say(f"{path.name}: {len(shapes)} tensors, {total:,} numbers, {path.stat().st_size:,} bytes")
+    if manifest is None:
+        rows = [tensor_row(name, stored.tensor(name)) for name in list(shapes)[:ROWS]]
+        say(fill(table("", *TENSORS), rows, len(shapes)))
+        return
+    if manifest["format"] not in (FORMAT, UNSEALED):
         raise ValueError(f"{path.name!r} has format {manifest['format']!r}; this version reads {FORMAT!r}.")
     try:
         _steps(manifest, shapes, say)
@@ -103,9 +99,6 @@ def _kept(s: dict[str, Any]) -> int:
 def _json(path: Path, say: Say) -> None:
     from dgating._config import GateConfig
 
-    if path.stat().st_size > BYTES:
-        raise ValueError(f"{path.name!r}: expected at most {BYTES:,} bytes of JSON, received {path.stat().st_size:,}.")
-    parse(path.read_bytes(), f"{path.name!r}")
     rows: list[tuple[Cell, ...]] = []
     for spec in GateConfig.load(path).groups:
         tensors = [".".join(filter(None, (m["path"], m["tensor"]))) for part in spec["parts"] for m in part["members"]]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dgating.cli.json_limits import BYTES, parse
+from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.listing import ROWS, TENSORS, Say, fill, shape_text, table, tensor_row
 from dgating.cli.pt2_archive import opened
 from dgating.cli.pt2_inputs import example_inputs
@@ -18,7 +18,7 @@ from dgating.cli.pt2_tensors import DTYPES, stored_tensors
 def inspect_pt2(path: Path, say: Say) -> None:
     """Say how many operations, parameters and inputs a program has, and which of its numbers are zero."""
     with opened(path) as archive:
-        model = parse(archive.read("models/model.json", BYTES), f"{path.name!r}, models/model.json")
+        model = named_json(archive.read("models/model.json", MOST_BYTES), f"{path.name!r}, models/model.json")
         tensors = stored_tensors(archive)
         stored = example_inputs(archive) is not None
         try:

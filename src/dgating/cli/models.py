@@ -12,8 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dgating.cli.files import existing, manifest_of
-from dgating.cli.safetensors_header import check_header
+from dgating.cli.files import checked_safetensors, existing, manifest_of
 from dgating.cli.terminal import plain
 from dgating.compaction._inputs import split_inputs
 from dgating.compaction._save import load_compact
@@ -109,8 +108,7 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         raise ValueError(
             f"--weights: expected a .safetensors file, received {path.name!r}. Pickled files are not read."
         )
-    check_header(path)
-    if manifest_of(path) is not None:
+    if manifest_of(checked_safetensors(path)) is not None:
         return load_compact(model, path)
     try:
         load_model(model, path)

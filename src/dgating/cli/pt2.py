@@ -18,7 +18,7 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from dgating._one_export import EXPORT
-from dgating.cli.json_limits import BYTES, parse
+from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.pt2_archive import Archive, opened
 from dgating.cli.pt2_inputs import example_inputs
 from dgating.cli.pt2_program import checked
@@ -38,7 +38,9 @@ def read_program(path: Path) -> ExportedProgram:
         ValueError: not such a file, a truncated one, one of an older format, or one that holds anything else.
     """
     with opened(path) as archive:
-        graph = checked(parse(archive.read("models/model.json", BYTES), f"{path.name!r}, models/model.json"), path.name)
+        graph = checked(
+            named_json(archive.read("models/model.json", MOST_BYTES), f"{path.name!r}, models/model.json"), path.name
+        )
         inputs = example_inputs(archive)
         clean = _clean_copy(archive, graph, stored_tensors(archive))
     log = logging.getLogger("torch.export")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dgating.cli.json_limits import parse
+from dgating._reading import named_json
 from dgating.cli.pt2_sizes import SYMBOL
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -132,7 +132,7 @@ def tree(text: str) -> str:
 
     torch imports whatever module an enumeration or a named tuple in such a text names.
     """
-    spec = parse(text.encode(), "a tree of inputs or outputs")
+    spec = named_json(text.encode(), "a tree of inputs or outputs")
     if not isinstance(spec, list) or len(spec) != 2 or spec[0] != 1:
         raise ValueError(f"expected a tree of inputs or outputs of version 1, received {text[:80]!r}")
     return json.dumps([1, _subtree(spec[1])])
@@ -141,9 +141,9 @@ def tree(text: str) -> str:
 def keywords(text: str) -> str:
     """A tree of inputs: torch writes the names of keyword arguments into Python code."""
     checked = tree(text)
-    children = parse(checked.encode(), "a tree of inputs")[1]["children_spec"]
+    children = named_json(checked.encode(), "a tree of inputs")[1]["children_spec"]
     if len(children) == 2 and children[1]["type"] in TREES[2:]:
-        for key in parse(children[1]["context"].encode(), "keys"):
+        for key in named_json(children[1]["context"].encode(), "keys"):
             identifier(str(key))
     return checked
 
@@ -163,7 +163,7 @@ def _subtree(node: Any) -> dict[str, Any]:
         if context != "null":
             raise ValueError(f"expected no context of a {kind}, received {context[:80]!r}")
     else:
-        keys = parse(context.encode(), "the keys of a tree")
+        keys = named_json(context.encode(), "the keys of a tree")
         if not isinstance(keys, list) or len(keys) != len(children):
             raise ValueError(f"expected a tuple, list or dict, received {kind[:80]!r}")
         context = json.dumps([words(k) if isinstance(k, str) else _whole(k) for k in keys])

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dgating.cli.json_limits import DEPTH
+from dgating._reading import MOST_DEPTH
 from dgating.cli.listing import numel
 from dgating.cli.pt2_archive import Archive
 
@@ -154,7 +154,7 @@ def _of(value: Any, kind: type) -> Any:
 def _count(inputs: Any) -> None:
     """Raise where values hold each other so often, or so deep, that they cannot be walked through."""
     level, n = [inputs], 0
-    for _ in range(DEPTH):
+    for _ in range(MOST_DEPTH):
         holders = [x.values() if isinstance(x, dict) else x for x in level if isinstance(x, tuple | list | dict)]
         if not holders:
             return

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgating.cli.json_limits import BYTES, parse
+from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.listing import numel
 from dgating.cli.pt2_archive import Archive
 from dgating.cli.pt2_grammar import device, path
@@ -81,7 +81,7 @@ def config_member(folder: str) -> str:
 
 def _tensors(archive: Archive, folder: str) -> Iterator[Stored]:
     member = config_member(folder)
-    config = parse(archive.read(member, BYTES), f"{archive.file!r}, {member}")
+    config = named_json(archive.read(member, MOST_BYTES), f"{archive.file!r}, {member}")
     try:
         entries = dict(config["config"])
         for name, entry in entries.items():

@@ -8,8 +8,6 @@ from typing import Any
 from dgating._plan import check_depth
 from dgating._reading import whole_numbers
 
-MOST_DEPTH = 64  # a gate tensor has D - 1 numbers a group
-
 
 def check_config(groups: Any) -> None:
     """Raise (an error of :data:`~dgating._reading.MALFORMED`) unless these are the groups of a ``GateConfig``."""
@@ -17,8 +15,7 @@ def check_config(groups: Any) -> None:
         raise ValueError("expected a list of groups")
     for spec in groups:
         _expect(spec["name"], str)
-        if check_depth(spec["depth"]) > MOST_DEPTH:
-            raise ValueError(f"expected a depth of at most {MOST_DEPTH}, received {spec['depth']}")
+        check_depth(spec["depth"])
         if not isinstance(spec["parts"], list) or not spec["parts"]:
             raise ValueError(f"{spec['name'][:80]!r} has no parts")
         for part in spec["parts"]:

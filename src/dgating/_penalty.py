@@ -149,7 +149,17 @@ def check_labels(labels: Tensor, shape: torch.Size) -> None:
         raise ValueError(f"labels: expected shape {tuple(shape)}, one label an entry, received {tuple(labels.shape)}.")
 
 
+def _check_finite(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
+
+
 def _check_prox(tau: float, q: float) -> None:
+    for name, value in {"tau": tau, "q": q}.items():
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
     if not 0 < q <= 1:
         raise ValueError(f"q: expected an exponent 2/D in (0, 1], received {q!r}.")
     if not (math.isfinite(tau) and tau >= 0):
@@ -223,12 +233,12 @@ def time_budget(
 
     Reference: derived from arXiv 2509.23898, eq. (12), for groups whose data gradient vanishes.
     """
-    for name, value in {"lam": lam, "lr": lr, "steps": steps, "tol": tol}.items():
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
-    if not 0 <= momentum < 1:
+    numbers = {"lam": lam, "lr": lr, "steps": steps, "momentum": momentum, "tol": tol}
+    for name, value in numbers.items():
+        _check_finite(name, value)
+    if steps != int(steps):
+        raise ValueError(f"steps: expected a whole number, received {steps!r}.")
+    if not momentum < 1:
         raise ValueError(f"momentum: expected a number in [0, 1), received {momentum!r}.")
     if not 0 < tol < 1:
         raise ValueError(f"tol: expected a number in (0, 1), received {tol!r}.")
@@ -255,4 +265,6 @@ def _mean_multiplier(schedule: str | Callable[[int], float] | Sequence[float], s
     values = [schedule(t) for t in range(steps)] if callable(schedule) else list(schedule)
     if len(values) != steps:
         raise ValueError(f"schedule: expected {steps} multipliers, one a step, received {len(values)}.")
+    for t, value in enumerate(values):
+        _check_finite(f"schedule, step {t}", value)
     return sum(values) / steps if steps else 0.0

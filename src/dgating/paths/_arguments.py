@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dgating._config_check import MOST_DEPTH
 from dgating._optim import check_number
+from dgating._plan import MOST_DEPTH
 
 MOST_LAMS = 100_000
 MOST_SEED = (1 << 63) - 1

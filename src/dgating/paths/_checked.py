@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgating._config_check import MOST_DEPTH
+from dgating._plan import MOST_DEPTH
 from dgating.paths._arguments import check_below_one, check_whole
 
 Array = Tensor | np.ndarray

@@ -152,7 +152,10 @@ def claim(folder: Path, settings: dict[str, Any]) -> Path:
     elif folder.is_dir() and not all(file.name.endswith(".tmp") for file in folder.iterdir()):
         raise ValueError(f"folder: expected an empty folder or one of an earlier run, {folder.name!r} holds others.")
     else:
-        write_bytes(file, text)
+        try:
+            write_bytes(file, text, new=True)
+        except FileExistsError:  # another process was faster: with the same settings it is welcome
+            return claim(folder, settings)
     return folder
 
 

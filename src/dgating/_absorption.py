@@ -133,7 +133,7 @@ class AbsorptionMonitor:
             self._bounds = Bounds(len(norms), norms.device, norms.dtype, window)
             self._trend = Trend(norms)
             self._reader = GradientReader(
-                Gradients(self._units),
+                Gradients(model, self._units),
                 self.optimizer,
                 self._kappas if penalty_in_loss else None,
                 penalty_in_grad,
@@ -168,6 +168,8 @@ class AbsorptionMonitor:
                 "step (clipped by value?)"
             )
         factors = [(c.unit, p) for c in deep for p in c.unit.factors]
+        if self._reader.foreign:
+            return "not covered: the gated weights are trained by another optimizer than the one that was given"
         broken = next((u for u, p in factors if not bool(p.isfinite().all())), None)
         if broken is not None:
             return f"not covered: training has diverged, {broken.groups!r} has factors that are nan or infinite"
@@ -274,7 +276,7 @@ class AbsorptionMonitor:
                 "evidence": self.evidence,
                 "penalty": self._penalty,
                 "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
-                "lam": self._strengths.given,
+                "lam": self._strengths.constant,
             },
             "steps": self.steps,
             "next_record": self._next_record,
@@ -321,9 +323,10 @@ class AbsorptionMonitor:
     def _ratios(self) -> Tensor:
         """``(J,)`` margin of every group for a bound of one; infinite where the theorem does not hold."""
         ratios = self._beside([c.ratio(self.evidence) for c in self._conditions()])
-        return ratios.masked_fill(self._reader.distorted, math.inf)
+        return ratios.masked_fill(self._reader.distorted | self._reader.foreign, math.inf)
 
     def _conditions(self) -> list[Condition]:
+        self._reader.gradients.check_factors()
         places = self._places()
         self._strengths.look(places)
         out = []
@@ -337,6 +340,7 @@ class AbsorptionMonitor:
         return {} if self._settings is None else self._settings.places()
 
     def _kappas(self) -> list[float]:
+        self._strengths.note()  # the step may close before `update`
         return [self._strengths.kappa(unit) for unit in self._units]
 
     @torch.no_grad()

@@ -94,6 +94,37 @@ def test_a_feature_that_one_row_has_is_never_certified_while_it_lives(window: in
     assert monitor.observations()["inputs"].tolist() == [1999] * rare + [10] * rare  # the first loss is zero
 
 
+@pytest.mark.parametrize("window", [None, 200])
+def test_centred_rare_features_need_a_window_of_an_epoch(window: int | None) -> None:
+    """Centred, a rare column has a small gradient in every step, and 100 steps do not see every row."""
+    rows, batch, n, rare = 3200, 16, 8, 4
+    x = torch.randn(rows, n)
+    x[:, rare:] = 0
+    x[torch.arange(rare) * 7, torch.arange(rare, n)] = 1.0
+    x = (x - x.mean(0)) / x.std(0)
+    y = x @ torch.tensor([1.0, -1.0, 0.0, 0.0, *[1.0] * rare])
+    net = nn.Linear(n, 1, bias=False)
+    nn.init.constant_(net.weight, 0.5)
+    dg.gate_(net, dg.features(net, name="inputs"))
+    optimizer = _sgd(net, lr=0.005)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=window)
+    ever = torch.zeros(n, dtype=torch.bool)
+    for _ in range(3):
+        for index in torch.randperm(rows).split(batch):
+            optimizer.zero_grad()
+            nn.functional.smooth_l1_loss(net(x[index])[:, 0], y[index]).backward()
+            monitor.update()
+            optimizer.step()
+            if monitor.steps % 10 == 0:
+                ever |= monitor.absorbed()["inputs"]
+    assert (dg.group_norms(net)["inputs"][rare:] > 0.3).all()
+    if window is None:  # what the documentation says of the default window; the monitor tells when it is too late
+        assert ever[rare:].any()
+        assert monitor.exceeded()["inputs"][rare:].any()
+    else:
+        assert not ever.any()
+
+
 def test_zero_gradients_are_no_observations() -> None:
     net = Bare()
     monitor = dg.AbsorptionMonitor(net, 10.0, _sgd(net, 10.0, lr=0.01), window=10)

@@ -69,7 +69,7 @@ class AbsorptionMonitor:
         penalty_in_grad: whether :func:`add_penalty_grad_` adds the penalty to the gradients.
         window: number of observations of a group over which ``G`` is a running maximum. ``len(loader)`` is a good
             choice: nothing is certified before every row was seen. By default windows grow: each is half as long as all
-            before it, and has at least 100 observations.
+            before it, and has at least 100 observations, which may be less than an epoch.
         safety: factor on the observed maximum.
         screen: for D = 2, the share of its largest norm below which a shrinking group is screened.
         max_lr: the largest step size that a schedule will reach. Needed where the optimizer does not tell
@@ -181,8 +181,9 @@ class AbsorptionMonitor:
         """Close a step, anywhere between its last ``backward`` and the first ``backward`` of the next.
 
         The gradients were read when ``backward`` ended. With accumulation call it once a step: the gradient that
-        counts is that of the last ``backward``. A ``GradScaler`` is noticed when it has unscaled the gradients before
-        this call and its scale is a power of two, as it is by default; otherwise pass ``grad_scale``.
+        counts is that of the last ``backward``, or what it has become when the optimizer steps, if that is larger. A
+        ``GradScaler`` is noticed when it has unscaled the gradients before this call, nothing was clipped in between,
+        and its scale is a power of two, as it is by default; otherwise pass ``grad_scale``, or nothing is certified.
 
         Args:
             grad_scale: factor by which the gradients in ``backward`` were too large: ``scaler.get_scale()``.

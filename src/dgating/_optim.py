@@ -137,8 +137,8 @@ def add_penalty_grad_(model: nn.Module, lam: Lam, grad_scale: float | Tensor = 1
     the step, with ``weight_decay=0`` on the factors (``param_groups(model, lam=0.0, weight_decay=...)``). The factors
     then move as with coupled decay, however many micro-batches were accumulated. A factor without a gradient gets one.
 
-    Clip before, to bound the data gradient alone, as with coupled decay; clip after, to bound the sum. An
-    :class:`AbsorptionMonitor` made with ``penalty_in_loss=True`` is updated after this call and before any clipping.
+    Clip before, to bound the data gradient alone, as with coupled decay; clip after, by norm, to bound the sum. Make an
+    :class:`AbsorptionMonitor` with ``penalty_in_grad=True``; it does not matter whether it is updated before or after.
 
     Args:
         model: a gated model.

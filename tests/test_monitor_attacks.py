@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._bounds import Bounds
 
 LAM = 0.05
 
@@ -94,6 +95,37 @@ def test_a_feature_that_one_row_has_is_never_certified_while_it_lives(window: in
     assert monitor.observations()["inputs"].tolist() == [1999] * rare + [10] * rare  # the first loss is zero
 
 
+@pytest.mark.parametrize("window", [None, 200])
+def test_centred_rare_features_need_a_window_of_an_epoch(window: int | None) -> None:
+    """Centred, a rare column has a small gradient in every step, and 100 steps do not see every row."""
+    rows, batch, n, rare = 3200, 16, 8, 4
+    x = torch.randn(rows, n)
+    x[:, rare:] = 0
+    x[torch.arange(rare) * 7, torch.arange(rare, n)] = 1.0
+    x = (x - x.mean(0)) / x.std(0)
+    y = x @ torch.tensor([1.0, -1.0, 0.0, 0.0, *[1.0] * rare])
+    net = nn.Linear(n, 1, bias=False)
+    nn.init.constant_(net.weight, 0.5)
+    dg.gate_(net, dg.features(net, name="inputs"))
+    optimizer = _sgd(net, lr=0.005)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=window)
+    ever = torch.zeros(n, dtype=torch.bool)
+    for _ in range(3):
+        for index in torch.randperm(rows).split(batch):
+            optimizer.zero_grad()
+            nn.functional.smooth_l1_loss(net(x[index])[:, 0], y[index]).backward()
+            monitor.update()
+            optimizer.step()
+            if monitor.steps % 10 == 0:
+                ever |= monitor.absorbed()["inputs"]
+    assert (dg.group_norms(net)["inputs"][rare:] > 0.3).all()
+    if window is None:  # what the documentation says of the default window; the monitor tells when it is too late
+        assert ever[rare:].any()
+        assert monitor.exceeded()["inputs"][rare:].any()
+    else:
+        assert not ever.any()
+
+
 def test_zero_gradients_are_no_observations() -> None:
     net = Bare()
     monitor = dg.AbsorptionMonitor(net, 10.0, _sgd(net, 10.0, lr=0.01), window=10)
@@ -115,18 +147,15 @@ def test_a_few_gradients_are_not_enough() -> None:
 
 
 def test_windows_grow_with_what_was_seen_unless_their_length_is_given() -> None:
-    net = Bare(rows=1)
-    monitor = dg.AbsorptionMonitor(net, LAM, _sgd(net))
-    first = 5.0
-    sizes = [first] + [1.0] * 999
+    seen = Bounds(1, torch.device("cpu"), torch.float32, None)
     bounds = []
-    for size in sizes:
-        _watch(net, monitor, size / math.sqrt(3), 1)
-        bounds.append(float(monitor._bounds.largest[0]))
-    assert bounds[98] == math.inf  # nothing is known before the first window has ended
-    ends = [i for i in range(1, 1000) if bounds[i] != bounds[i - 1]]
-    assert ends == [99, 199]  # the large one is in the first window; it is forgotten when the second has ended
-    assert monitor._bounds.total.tolist() == [675]  # 100, 100, 100, 150, 225: each half of all before it
+    for step in range(4999):
+        seen.observe(torch.tensor([5.0 if step == 0 else 1.0]))
+        bounds.append(float(seen.largest[0]))
+    assert bounds[498] == math.inf  # nothing is known before the first window has ended
+    ends = [i for i in range(1, 4999) if bounds[i] != bounds[i - 1]]
+    assert ends == [499, 999]  # the large one is in the first window; it is forgotten when the second has ended
+    assert seen.total.tolist() == [3375]  # 500, 500, 500, 750, 1125: each at least half of all before it
 
 
 def test_the_bound_comes_from_the_open_window_too() -> None:

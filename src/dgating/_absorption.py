@@ -69,7 +69,7 @@ class AbsorptionMonitor:
         penalty_in_grad: whether :func:`add_penalty_grad_` adds the penalty to the gradients.
         window: number of observations of a group over which ``G`` is a running maximum. ``len(loader)`` is a good
             choice: nothing is certified before every row was seen. By default windows grow: each is half as long as all
-            before it, and has at least 100 observations.
+            before it, and has at least 500 observations, which may be less than an epoch.
         safety: factor on the observed maximum.
         screen: for D = 2, the share of its largest norm below which a shrinking group is screened.
         max_lr: the largest step size that a schedule will reach. Needed where the optimizer does not tell
@@ -133,7 +133,7 @@ class AbsorptionMonitor:
             self._bounds = Bounds(len(norms), norms.device, norms.dtype, window)
             self._trend = Trend(norms)
             self._reader = GradientReader(
-                Gradients(self._units),
+                Gradients(model, self._units),
                 self.optimizer,
                 self._kappas if penalty_in_loss else None,
                 penalty_in_grad,
@@ -168,6 +168,8 @@ class AbsorptionMonitor:
                 "step (clipped by value?)"
             )
         factors = [(c.unit, p) for c in deep for p in c.unit.factors]
+        if self._reader.foreign:
+            return "not covered: the gated weights are trained by another optimizer than the one that was given"
         broken = next((u for u, p in factors if not bool(p.isfinite().all())), None)
         if broken is not None:
             return f"not covered: training has diverged, {broken.groups!r} has factors that are nan or infinite"
@@ -179,8 +181,9 @@ class AbsorptionMonitor:
         """Close a step, anywhere between its last ``backward`` and the first ``backward`` of the next.
 
         The gradients were read when ``backward`` ended. With accumulation call it once a step: the gradient that
-        counts is that of the last ``backward``. A ``GradScaler`` is noticed when it has unscaled the gradients before
-        this call and its scale is a power of two, as it is by default; otherwise pass ``grad_scale``.
+        counts is that of the last ``backward``, or what it has become when the optimizer steps, if that is larger. A
+        ``GradScaler`` is noticed when it has unscaled the gradients before this call, nothing was clipped in between,
+        and its scale is a power of two, as it is by default; otherwise pass ``grad_scale``, or nothing is certified.
 
         Args:
             grad_scale: factor by which the gradients in ``backward`` were too large: ``scaler.get_scale()``.
@@ -274,7 +277,7 @@ class AbsorptionMonitor:
                 "evidence": self.evidence,
                 "penalty": self._penalty,
                 "optimizer": None if self.optimizer is None else type(self.optimizer).__name__,
-                "lam": self._strengths.given,
+                "lam": self._strengths.constant,
             },
             "steps": self.steps,
             "next_record": self._next_record,
@@ -321,9 +324,10 @@ class AbsorptionMonitor:
     def _ratios(self) -> Tensor:
         """``(J,)`` margin of every group for a bound of one; infinite where the theorem does not hold."""
         ratios = self._beside([c.ratio(self.evidence) for c in self._conditions()])
-        return ratios.masked_fill(self._reader.distorted, math.inf)
+        return ratios.masked_fill(self._reader.distorted | self._reader.foreign, math.inf)
 
     def _conditions(self) -> list[Condition]:
+        self._reader.gradients.check_factors()
         places = self._places()
         self._strengths.look(places)
         out = []
@@ -337,6 +341,7 @@ class AbsorptionMonitor:
         return {} if self._settings is None else self._settings.places()
 
     def _kappas(self) -> list[float]:
+        self._strengths.note()  # the step may close before `update`
         return [self._strengths.kappa(unit) for unit in self._units]
 
     @torch.no_grad()

@@ -14,7 +14,7 @@ from torch import Tensor
 FEWEST = 8  # a bound from fewer non-zero gradients than this certifies nothing
 SLACK = 0.99  # a certificate's bound, as a share of the largest for which the condition holds: rounding may follow
 LARGE = 1e30  # the largest bound of a certificate; an infinite one stands for none
-SHORTEST = 100  # observations in the first windows when their length is not given
+SHORTEST = 500  # observations in the first windows, when their length is not given
 
 
 class Bounds:
@@ -49,12 +49,19 @@ class Bounds:
         self.exceeded = torch.zeros(n_groups, dtype=torch.bool, device=device)
         self.ever = self.exceeded.clone()
 
-    def observe(self, norms: Tensor) -> None:
-        """Take in the gradient norms of a step; zero stands for "not observed"."""
+    def observe(self, norms: Tensor, again: bool = False) -> None:
+        """Take in the gradient norms of a step; zero stands for "not observed".
+
+        Args:
+            norms: ``(J,)``.
+            again: they are of the same step as those before, and count once with them.
+        """
         broken = norms > self.granted
         self.exceeded |= broken
         self.granted.masked_fill_(broken, math.inf)
         torch.maximum(self.current, norms, out=self.current)
+        if again:
+            return
         self.count += norms > 0
         self.until_check -= 1
         if self.until_check == 0:

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.autograd import Variable
 
 from dgating._gate import gate_product
-from dgating._units import Unit, full, wide
+from dgating._units import Unit, full, gate_of, wide
 
 ROUNDING = 1e-5  # how far rounding takes the ratio of two norms from a power of two
 ALIGNED = 1e-4  # one minus the cosine from which two gradients have different directions
+FOREIGN = 3  # moves of the gates without a step, one after the other: zero_ or a loaded checkpoint is one such move
 
 
 class Gradients:
@@ -28,24 +29,35 @@ class Gradients:
     pass over the gradients of the primary weights, and no backward pass of their own.
     """
 
-    def __init__(self, units: Sequence[Unit]) -> None:
-        self.units = units
+    def __init__(self, model: nn.Module, units: Sequence[Unit]) -> None:
+        self.model, self.units = model, units
         # kept, because finding a parameter of a parametrised module takes longer than reading its gradient
         self.omegas = [[site.omega for site in unit.sites] for unit in units]
         self.gates = [unit.gamma for unit in units]
         # the smallest norm that is measured: squares of less are rounded to zero or have lost digits
         self.floors = _beside([1e3 * u.smallest_norm(u.gates().dtype) for u in units])
 
-    def check(self) -> None:
-        """Raise unless the model is still gated as it was, and has a gradient."""
-        found = [site.omega for unit in self.units for site in unit.sites]
-        if all(p.grad is None for p in found):
-            raise RuntimeError("monitor.update: no gated weight has a gradient. Call it after backward, once a step.")
+    def check_factors(self) -> None:
+        """Raise unless the model is gated by the parameters that are read here."""
+        known = zip(self.units, self.omegas, self.gates, strict=True)
+        if not all(_held(unit, omegas, gamma) for unit, omegas, gamma in known):
+            raise RuntimeError(
+                "monitor: expected the parameters that it was made for, received others (gated again, or loaded with "
+                "assign=True). Make a new monitor, and a new optimizer."
+            )
+
+    def check_backward(self) -> None:
+        """Raise unless there was a backward pass, be it one that did not reach the gated weights."""
+        if all(p.grad is None for p in self.model.parameters()):
+            raise RuntimeError(
+                "monitor.update: no gated weight has a gradient, nor any other. Call it after backward, once a step."
+            )
 
     @property
     def present(self) -> bool:
-        """Whether any primary weight has a gradient."""
-        return any(p.grad is not None for omegas in self.omegas for p in omegas)
+        """Whether there are gradients of primary weights and of gates."""
+        gates = any(p.grad is not None for p in self.gates)
+        return gates and any(p.grad is not None for omegas in self.omegas for p in omegas)
 
     def marks(self) -> list[tuple[int, int]]:
         """What changes when a gradient is replaced or written to: identity and version of each."""
@@ -53,14 +65,14 @@ class Gradients:
         return [(id(g), -1 if g is None else g._version) for g in grads]
 
     def gate_norm(self) -> Tensor:
-        """The norm of the gradients of all gates: a small number that shows how all gradients were scaled."""
+        """The norm of the gradients of all gates: a single number that shows how all gradients were scaled."""
         return torch.linalg.vector_norm(_beside(self._of_gates()))
 
     def signature(self) -> Tensor:
         """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""
         grads = [p.grad for omegas in self.omegas for p in omegas if p.grad is not None]
         norms = [torch.linalg.vector_norm(full(grad)).view(1) for grad in grads]
-        return _beside([wide(x) for x in (*self._of_gates(), *norms)])
+        return _beside([*self._of_gates(), *(wide(x) for x in norms)])
 
     def norms(self, kappas: Sequence[float] | None = None, scale: float | Tensor = 1.0) -> Tensor:
         r"""``(J,)`` :math:`\|\nabla_{W_j} L_0\|`; zero where it is not finite or too small to measure.
@@ -79,7 +91,13 @@ class Gradients:
         return norms.where(seen, 0.0)
 
     def _of_gates(self) -> list[Tensor]:
-        return [full(p.grad).flatten() for p in self.gates if p.grad is not None]
+        return [wide(full(p.grad)).flatten() for p in self.gates if p.grad is not None]
+
+
+def _held(unit: Unit, omegas: Sequence[nn.Parameter], gamma: nn.Parameter) -> bool:
+    """Whether the modules of a unit hold these very factors."""
+    sites = zip(unit.sites, omegas, strict=True)
+    return all(s.omega is p and gate_of(s.module, s.tensor) is s.gate and s.gate.gamma is gamma for s, p in sites)
 
 
 def _squares(unit: Unit, omegas: Sequence[nn.Parameter], kappa: float, scale: float | Tensor) -> Tensor:
@@ -108,10 +126,11 @@ class GradientReader:
         optimizer: a step of it closes a step, too, if nobody else has.
         kappas: for a penalty in the loss, a function that returns :math:`2\\lambda/D` of each unit now.
         added_later: whether a penalty is added to the gradients after ``backward``.
-        observe: takes the ``(J,)`` norms.
+        observe: takes the ``(J,)`` norms, and whether they belong to the step that was closed last.
 
     Attributes:
         paused: ignore what backward passes leave.
+        closed: whether a step was closed since the last call of ``update``.
         distorted: whether gradients that hold a penalty ever changed their direction before a step.
     """
 
@@ -121,25 +140,40 @@ class GradientReader:
         optimizer: torch.optim.Optimizer | None,
         kappas: Callable[[], list[float]] | None,
         added_later: bool,
-        observe: Callable[[Tensor], None],
+        observe: Callable[[Tensor, bool], None],
     ) -> None:
-        self.gradients, self.kappas, self.added_later = gradients, kappas, added_later
-        self.observe = observe
-        self.paused = False
-        self.closed = False  # whether a step was closed since the last call of `update`
+        self.gradients, self.optimizer = gradients, optimizer
+        self.kappas, self.added_later, self.observe = kappas, added_later, observe
+        self.paused = self.closed = False
         self.distorted = torch.zeros((), dtype=torch.bool, device=gradients.floors.device)
         self._norms: Tensor | None = None  # of the last backward pass, and what they were read from
         self._marks: list[tuple[int, int]] | None = None
         self._gate_norm: Tensor | None = None
         self._signature: Tensor | None = None
-        _after_backward([u.gamma for u in gradients.units], self.backward_ended)
-        if optimizer is not None:
-            _before_step(optimizer, self.step_begins)
+        self._left: list[tuple[int, int]] | None = None  # marks when `update` had closed the step
+        self._versions = [p._version for p in gradients.gates]
+        self._moves = 0  # of the gates, since the last step of the optimizer
+        self._attach()
+
+    def _attach(self) -> None:
+        _after_backward(self.gradients.gates, self.backward_ended)
+        if self.optimizer is not None:
+            _before_step(self.optimizer, self.step_begins)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy has parameters and an optimizer of its own, which have no hooks yet."""
+        self.__dict__.update(state)
+        self._attach()
+
+    @property
+    def foreign(self) -> bool:
+        """Whether something else than the optimizer that was given trains the gates."""
+        return self.optimizer is not None and self._moves >= FOREIGN
 
     @torch.no_grad()
     def backward_ended(self) -> None:
         """Read the gradients, before anybody changes them."""
-        if self.paused:
+        if self.paused or not self.gradients.present:  # an optimizer may have stepped in this pass, and forgotten them
             return
         self._marks = self.gradients.marks()
         self._gate_norm = self.gradients.gate_norm()
@@ -149,10 +183,15 @@ class GradientReader:
             self._signature = self.gradients.signature()
 
     @torch.no_grad()
-    def step_begins(self) -> None:
-        """The optimizer is about to use the gradients."""
+    def step_begins(self, grad_scale: Tensor | None) -> None:
+        """The optimizer is about to use the gradients, and to divide them by a loss scale if it is fused."""
+        self._moves = 0
+        self._versions = []  # whatever the next ones are, this step has made them
         if self._marks is not None:
-            self.close(None)
+            self.close(grad_scale)
+        elif self._left is not None and self.gradients.present and self._left != self.gradients.marks():
+            self.observe(self.gradients.norms(), True)  # changed since `update`, perhaps to larger ones
+        self._left = None
         if self._signature is not None and self.gradients.present:
             # clipping by norm scales penalty and data alike, which the theorem allows
             then, now = self._signature, self.gradients.signature()
@@ -163,14 +202,24 @@ class GradientReader:
     @torch.no_grad()
     def update(self, grad_scale: float | Tensor | None) -> None:
         """The caller closes a step. Raises ``RuntimeError`` when there was none."""
+        self._watch_gates()
         if self._marks is not None:
             self.close(grad_scale)
+            if self.optimizer is not None and self.kappas is None and not self.added_later:
+                self._left = self.gradients.marks()
         elif not self.closed:
-            self.gradients.check()
+            self.gradients.check_factors()
+            self.gradients.check_backward()
             # no backward pass has accumulated these gradients, or it was before there was a reader
             scale = 1.0 if grad_scale is None else grad_scale
-            self.observe(self.gradients.norms(self._kappas(), scale))
+            self.observe(self.gradients.norms(self._kappas(), scale), False)
         self.closed = False
+
+    def _watch_gates(self) -> None:
+        versions = [p._version for p in self.gradients.gates]
+        if self._versions and versions != self._versions:
+            self._moves += 1
+        self._versions = versions
 
     def close(self, grad_scale: float | Tensor | None) -> None:
         """Give away what the last backward pass has left."""
@@ -179,31 +228,34 @@ class GradientReader:
         if self.kappas is not None:
             if not self.gradients.present:
                 return  # gone, and the penalty in them cannot be taken out any more
-            scale = 1 / self._clipped() if grad_scale is None else grad_scale
-            self.observe(self.gradients.norms(self._kappas(), scale))
+            scale = self._unscaled(untouched) / self._reduction() if grad_scale is None else grad_scale
+            self._give(self.gradients.norms(self._kappas(), scale))
             return
         assert self._norms is not None
         if grad_scale is not None:
-            self.observe(self._norms / grad_scale)
+            self._give(self._norms / grad_scale)
         elif self.added_later or not self.gradients.present:
-            self.observe(self._norms)
+            self._give(self._norms)
         else:
-            norms = self._norms / self._unscaled()
-            # unscaling leaves no trace in the version of a gradient, anything else does
-            self.observe(norms if untouched else torch.maximum(norms, self.gradients.norms()))
+            norms = self._norms / self._unscaled(untouched)
+            self._give(norms if untouched else torch.maximum(norms, self.gradients.norms()))
 
-    def _unscaled(self) -> Tensor:
+    def _give(self, norms: Tensor) -> None:
+        """The norms of a step. After an overflow anywhere the step is skipped, and the scale of the rest unknown."""
+        assert self._gate_norm is not None
+        self.observe(norms.where(self._gate_norm.isfinite(), 0.0), False)
+
+    def _unscaled(self, untouched: bool) -> Tensor:
         """The factor by which a loss scale was taken out of the gradients since the backward pass.
 
         A ``GradScaler`` multiplies by a power of two, so that no digit changes; clipping divides by some other number.
+        Unscaling leaves no trace in the version of a gradient, anything else does: where there is none, gradients
+        that have grown were unscaled from a scale below one.
         """
         factor = self._reduction()
         power = factor.log2()
-        return factor.where((power - power.round()).abs() < ROUNDING, 1.0)
-
-    def _clipped(self) -> Tensor:
-        """The factor by which gradients were reduced otherwise."""
-        return self._reduction() / self._unscaled()
+        unscaled = (power - power.round()).abs() < ROUNDING
+        return factor.where(unscaled | (factor < 1) if untouched else unscaled, 1.0)
 
     def _reduction(self) -> Tensor:
         assert self._gate_norm is not None
@@ -211,7 +263,7 @@ class GradientReader:
 
     def forget(self) -> None:
         """As if there had been no backward pass."""
-        self._norms = self._gate_norm = self._signature = self._marks = None
+        self._norms = self._gate_norm = self._signature = self._marks = self._left = None
         self.closed = False
 
     def _kappas(self) -> list[float] | None:
@@ -246,17 +298,20 @@ def _after_backward(params: Sequence[nn.Parameter], method: Callable[[], None]) 
         weakref.finalize(_owner(method), handle.remove)
 
 
-def _before_step(optimizer: torch.optim.Optimizer, method: Callable[[], None]) -> None:
-    """Call a bound method before every step of an optimizer, for as long as its object lives."""
+def _before_step(optimizer: torch.optim.Optimizer, method: Callable[[Tensor | None], None]) -> None:
+    """Call a bound method before every step of an optimizer, for as long as its object lives.
+
+    A ``GradScaler`` leaves its scale with a fused optimizer, which divides by it in the step.
+    """
     call = weakref.WeakMethod(method)
 
-    def begins(*_: Any) -> None:
+    def begins(stepping: torch.optim.Optimizer, *_: Any) -> None:
         if (found := call()) is not None:
-            found()
+            found(getattr(stepping, "grad_scale", None))
 
     handle = optimizer.register_step_pre_hook(begins)
     weakref.finalize(_owner(method), handle.remove)
 
 
-def _owner(method: Callable[[], None]) -> Any:
+def _owner(method: Callable[..., None]) -> Any:
     return method.__self__  # type: ignore[attr-defined]

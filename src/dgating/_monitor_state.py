@@ -33,12 +33,17 @@ def check_state(state: object, like: Mapping[str, Any]) -> None:
         raise ValueError(f"state: expected the state_dict of a monitor ({like['format']}), received {got}.")
     if state.keys() != like.keys():
         raise ValueError(f"state: expected {sorted(like)}, received {sorted(state)}.")
+    if not isinstance(state["history"], list):
+        raise ValueError(f"state: expected history to be a list, received {type(state['history']).__name__}.")
     for part in ("bounds", "trend"):
+        _check_names(part, state[part], like[part])
         for name, mine in like[part].items():
-            _check_tensor(f"{part}.{name}", state[part].get(name), mine)
+            _check_tensor(f"{part}.{name}", state[part][name], mine)
     _check_tensor("distorted", state["distorted"], like["distorted"])
+    for part in ("settings", "top_lam"):
+        _check_names(part, state[part], like[part])
     for name, mine in like["settings"].items():
-        theirs = state["settings"].get(name)
+        theirs = state["settings"][name]
         if theirs != mine:
             raise ValueError(
                 f"state: it is of a monitor with {name} = {theirs!r}, this one has {mine!r}. Make "
@@ -53,6 +58,12 @@ def check_state(state: object, like: Mapping[str, Any]) -> None:
             raise ValueError(f"state: expected numbers {sorted(mine)} a parameter group, received {row!r}.")
         for name, value in row.items():
             check_number(name, value)
+
+
+def _check_names(part: str, value: object, mine: Mapping[str, Any]) -> None:
+    if not isinstance(value, Mapping) or value.keys() != mine.keys():
+        got = sorted(value) if isinstance(value, Mapping) else type(value).__name__
+        raise ValueError(f"state: expected {part} with {sorted(mine)}, received {got}.")
 
 
 def _check_tensor(name: str, value: object, mine: Tensor) -> None:

@@ -44,6 +44,11 @@ class Strengths:
         self.now = dict(self.given)
         self.top = dict(self.given)
 
+    @property
+    def constant(self) -> dict[str, float] | None:
+        """λ where it is a number; ``None`` where it may follow a schedule."""
+        return None if callable(self.source) or self.source is None else self.given
+
     def note(self) -> None:
         """Read the λ of this step, where it is not the optimizer that holds it."""
         if callable(self.source) and not self.by_optimizer:

@@ -202,7 +202,9 @@ def _skipped(node: ast.AST) -> bool:
     if isinstance(node, ast.keyword):
         return node.arg in ("strict", "stacklevel")  # of zip: an assertion of ours; of a warning: for people
     if isinstance(node, ast.Call):
-        return ast.unparse(node.func) in ("warnings.warn", "TypeVar", "cast") or ast.unparse(node.func).endswith("Error")
+        return ast.unparse(node.func) in ("warnings.warn", "TypeVar", "cast") or ast.unparse(node.func).endswith(
+            "Error"
+        )
     if isinstance(node, ast.AnnAssign):
         return ast.unparse(node.annotation) == "TypeAlias"
     if isinstance(node, ast.Expr):

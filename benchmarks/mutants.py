@@ -78,9 +78,7 @@ class Hook(importlib.abc.MetaPathFinder, importlib.machinery.SourceFileLoader):
             return None
         file = self.files[fullname][0]
         inside = [str(file.parent)] if file.name == "__init__.py" else None
-        return importlib.util.spec_from_file_location(
-            fullname, file, loader=self, submodule_search_locations=inside
-        )
+        return importlib.util.spec_from_file_location(fullname, file, loader=self, submodule_search_locations=inside)
 
     def get_filename(self, name: str | None = None) -> str:
         return str(self.files[name or ""][0])

@@ -1,0 +1,69 @@
+"""The monitor against sums on paper: sizes, margins, windows, what is measured and what rounding leaves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import dgating as dg
+from dgating._certificate import momentum_shift
+
+LAM, DEPTH = 0.3, 3
+KAPPA = 2 * LAM / DEPTH
+
+
+def _two_groups(dtype: torch.dtype = torch.float64) -> nn.Module:
+    """A vector of two weights, each a group: factors 2, 3, 0.5 and 1, 1, 4."""
+    net = nn.Module()
+    net.w = nn.Parameter(torch.tensor([2.0, 1.0], dtype=dtype))
+    dg.gate_(net, dg.by_dim(net, 0, name="w"), depth=DEPTH)
+    with torch.no_grad():
+        net.parametrizations.w[0].gamma.copy_(torch.tensor([[3.0, 1.0], [0.5, 4.0]]))
+    return net
+
+
+def _feed(net: nn.Module, gradient: list[float]) -> None:
+    net.zero_grad()
+    (net.w * torch.tensor(gradient, dtype=net.w.dtype)).sum().backward()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_momentum_enlarges_the_sizes_and_never_makes_them_smaller(sign: float) -> None:
+    """The size of a factor is the larger of where it is and where its momentum points, whichever way that is."""
+    net = _two_groups()
+    lr, momentum = 0.01, 0.5
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM), lr=lr, momentum=momentum)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=8, safety=1.0)
+    c = momentum_shift(lr, momentum, KAPPA)
+    assert c is not None
+    site = net.parametrizations.w
+    for p in (site.original, site[0].gamma):  # ahead is a quarter of the factor, or seven quarters of it
+        optimizer.state[p]["momentum_buffer"] = sign * 0.75 * p.detach() / c
+    for _ in range(8):
+        _feed(net, [0.01, 0.02])
+        monitor.update()
+    longest = 1.0 if sign > 0 else 1.75
+    spare = 1 - torch.finfo(torch.float64).eps / (lr * KAPPA / (1 - momentum))
+    by_hand = [g * longest * largest / KAPPA / spare for g, largest in [(0.01, 3.0), (0.02, 4.0)]]
+    torch.testing.assert_close(monitor.margins()["w"], torch.tensor(by_hand, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+def test_what_rounding_leaves_of_the_penalty_is_no_gradient_of_tiny_gates() -> None:
+    """The penalty in the loss is taken out up to its last digit, which is no small number beside gates of 1e-16."""
+    net = _two_groups(torch.float32)
+    site = net.parametrizations.w
+    with torch.no_grad():
+        site.original.copy_(torch.tensor([1.2345678, 1.2345678]))
+        site[0].gamma.copy_(torch.tensor([[1e-16, 1.0], [1e-16, 1.0]]))
+    monitor = dg.AbsorptionMonitor(net, LAM, penalty_in_loss=True, window=8, safety=1.0)
+    for step in range(8):
+        net.zero_grad()
+        ((net.w * 0.01).sum() + dg.penalty(net, LAM)).backward()
+        with torch.no_grad():
+            site.original.grad.mul_(1 + step * 1e-7)  # as another order of the sum would round
+        monitor.update()
+    assert monitor.observations()["w"].tolist() == [0, 8]
+    assert monitor.margins()["w"].tolist() == [math.inf, pytest.approx(0.01 * 1.2345678 / KAPPA, rel=1e-3)]

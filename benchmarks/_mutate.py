@@ -180,9 +180,7 @@ def _nodes(node: ast.AST, shown: ast.AST, scope: str) -> Iterator[tuple[ast.AST,
             inner, around = scope, shown
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                 inner = f"{scope}.{child.name}".lstrip(".")
-            if isinstance(child, ast.stmt):
-                around = child
-            elif isinstance(node, ast.If | ast.While | ast.For | ast.With | ast.FunctionDef):
+            if isinstance(child, ast.stmt) or isinstance(node, ast.If | ast.While | ast.For | ast.With):
                 around = child
             yield from _nodes(child, around, inner)
 
@@ -202,9 +200,8 @@ def _skipped(node: ast.AST) -> bool:
     if isinstance(node, ast.keyword):
         return node.arg in ("strict", "stacklevel")  # of zip: an assertion of ours; of a warning: for people
     if isinstance(node, ast.Call):
-        return ast.unparse(node.func) in ("warnings.warn", "TypeVar", "cast") or ast.unparse(node.func).endswith(
-            "Error"
-        )
+        called = ast.unparse(node.func)
+        return called in ("warnings.warn", "TypeVar", "cast") or called.endswith("Error")
     if isinstance(node, ast.AnnAssign):
         return ast.unparse(node.annotation) == "TypeAlias"
     if isinstance(node, ast.Expr):

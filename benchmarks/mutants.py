@@ -37,19 +37,25 @@ SOURCE = ROOT / "src" / "dgating"
 AREAS = {
     "gating": ["_gate.py", "_model.py", "_partition.py", "_units.py", "_transaction.py", "_zeros.py"],
     "objective": ["_penalty.py", "_optim.py", "_trial.py", "_optim_state.py", "_migrate.py", "_kkt.py"],
-    "monitor": ["_absorption.py", "_bounds.py", "_condition.py", "_gradients.py", "_settings.py", "_strengths.py"]
-    + ["_certificate.py", "_monitor_state.py"],
-    "compaction": [f"compaction/_{name}.py" for name in ("verify", "plan", "modules", "optimizer", "compact")]
-    + ["structure/_solve.py", "structure/_factors.py"],
+    "monitor": [
+        *("_absorption.py", "_bounds.py", "_condition.py", "_gradients.py"),
+        *("_settings.py", "_strengths.py", "_certificate.py", "_monitor_state.py"),
+    ],
+    "compaction": [
+        *(f"compaction/_{name}.py" for name in ("verify", "plan", "modules", "optimizer", "compact")),
+        *("structure/_solve.py", "structure/_factors.py"),
+    ],
     "rules": sorted(f"structure/rules/{path.name}" for path in (SOURCE / "structure" / "rules").glob("*.py")),
 }
-TESTS = """
-    partition gating groups traps refused_calls select config training theory interrupts inference_mode memory_format
-    penalty penalty_gradient optimizer_decay wrapped_optimizers migration no_sync
-    certificate monitor monitor_attacks report diverged
-    structure_labels structure_rules kept inplace discovery compaction_refused compaction_sizes optimizer_slicing
-    save_compact verification
-""".split()
+TESTS = (
+    *("partition", "gating", "groups", "traps", "refused_calls", "select", "config", "training", "theory"),
+    *("interrupts", "inference_mode", "memory_format", "penalty", "penalty_gradient", "optimizer_decay"),
+    *("wrapped_optimizers", "migration", "no_sync", "certificate", "monitor", "monitor_attacks"),
+    *("monitor_by_hand", "report", "diverged", "structure_labels", "kept", "inplace"),
+    *("discovery", "compaction_refused", "compaction_sizes", "optimizer_slicing", "save_compact", "verification"),
+)
+
+RULES = "tests/test_structure_rules.py"
 
 # Changes that change nothing, by file and by the two texts, each with the reason.
 EQUIVALENT: dict[tuple[str, str, str], str] = {}
@@ -190,6 +196,9 @@ class Chosen:
         self.failed: str | None = None
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        for module in {item.module for item in items if item.path == ROOT / RULES}:
+            module.SIZE = 1  # every case in a model of its own: an export of all is too much for a few of them
+            module.PLACES = module._places()
         items[:] = sorted((i for i in items if i.nodeid in self.rank), key=lambda i: self.rank[i.nodeid])
 
     def pytest_collectreport(self, report: Any) -> None:
@@ -212,6 +221,33 @@ def called(file: str) -> list[dict[str, Any]] | None:
         return calls.tests
 
     return in_child(work, 900)
+
+
+def cases_of_rules() -> list[dict[str, Any]]:
+    """The cases of the op rules, and which functions they are about: most share one model when all are run."""
+
+    def work() -> list[dict[str, Any]]:
+        from dgating.structure.rules import RULES as rules
+        from tests.rule_cases import CASES
+
+        rows = []
+        for case in CASES:
+            found = [rules.get(name if "::" in name else f"aten::{name}") for name in case.name.split()]
+            calls = [f"structure/rules/{f.__module__.rsplit('.', 1)[1]}.py {f.__name__}" for f in found if f]
+            for test in ("test_function_is_unchanged", "test_units_leave_or_stay_as_the_table_says"):
+                rows.append({"test": f"{RULES}::{test}[{case.id}]", "seconds": 1.0, "calls": calls})
+        return rows
+
+    return in_child(work, 120) or []
+
+
+def relevant(tests: list[dict[str, Any]], file: str, scope: str) -> list[dict[str, Any]]:
+    """The tests that call a function; of what no test calls itself (constants, helpers of rules) those of its file."""
+    where = f"{file} {scope}" if scope else file
+    found = [t for t in tests if any(c == where or c.startswith(f"{where}.") for c in t["calls"])]
+    if any(t["test"].startswith(RULES) for t in found) or (found and not file.startswith("structure/rules")):
+        return found
+    return found + [t for t in tests if t not in found and any(c.startswith(f"{file} ") for c in t["calls"])]
 
 
 def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
@@ -282,7 +318,7 @@ def read_map(folder: Path) -> list[dict[str, Any]]:
             print(f"{file.name}: {len(found or [])} tests in {time.monotonic() - start:.0f} s", flush=True)
             kept.write_text(json.dumps(found or []), encoding="utf-8")
         tests += json.loads(kept.read_text(encoding="utf-8"))
-    return tests
+    return tests + cases_of_rules()
 
 
 def store_rows(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
@@ -330,10 +366,7 @@ def main() -> None:
             if key in known and not options.only:
                 continue
             mutant = next(m for m in candidates(file) if m.key(file) == key)
-            where = f"{file} {mutant.scope}" if mutant.scope else file
-            those = [t for t in tests if any(c == where or c.startswith(where + ".") for c in t["calls"])]
-            if not those or "." not in where.removeprefix(file) and mutant.scope[:1].isupper():
-                those = [t for t in tests if any(c.startswith(file) for c in t["calls"])]
+            those = relevant(tests, file, mutant.scope)
             row = judged(file, mutant, in_order(those, options.seconds))
             print(f"{key} {row['verdict']:10} {file}:{mutant.line} {mutant.operator} | {row['by']}", flush=True)
             if row["verdict"] == "survived":

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 import dgating as dg
 from dgating._certificate import momentum_shift
@@ -67,3 +69,60 @@ def test_what_rounding_leaves_of_the_penalty_is_no_gradient_of_tiny_gates() -> N
         monitor.update()
     assert monitor.observations()["w"].tolist() == [0, 8]
     assert monitor.margins()["w"].tolist() == [math.inf, pytest.approx(0.01 * 1.2345678 / KAPPA, rel=1e-3)]
+
+
+def test_a_gradient_as_large_as_its_bound_does_not_exceed_it() -> None:
+    net = _two_groups()
+    monitor = dg.AbsorptionMonitor(net, LAM, window=8, safety=1.0)
+    for _ in range(30):
+        _feed(net, [0.01, 0.01])
+        monitor.update()
+        monitor.absorbed()
+    assert monitor.absorbed()["w"].all()
+    assert not monitor.exceeded()["w"].any()
+    _feed(net, [0.01, 0.011])
+    monitor.update()
+    assert monitor.exceeded()["w"].tolist() == [False, True]
+
+
+def test_a_gradient_from_before_the_monitor_counts_where_there_is_one() -> None:
+    """A tensor that this step did not use has none, and was not observed."""
+    net = nn.Module()
+    for name in ("used", "idle"):
+        net.register_parameter(name, nn.Parameter(torch.ones(2)))
+        dg.gate_(net, dg.by_dim(net, 0, name=name, group_name=name))
+    net.used.sum().backward()
+    monitor = dg.AbsorptionMonitor(net, LAM)
+    monitor.update()
+    seen = monitor.observations()
+    assert (seen["used"].tolist(), seen["idle"].tolist()) == ([1, 1], [0, 0])
+    net.zero_grad()
+    with pytest.raises(RuntimeError, match="no gated weight has a gradient"):
+        monitor.update()
+
+
+def _plain(state: object) -> object:
+    return pytree.tree_map(lambda x: x.tolist() if isinstance(x, Tensor) else x, state)
+
+
+def test_a_state_is_a_picture_that_later_steps_do_not_change() -> None:
+    """Neither of the monitor that gave it nor of the one that has loaded it."""
+    net = _two_groups()
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM), lr=0.01)
+    monitor, other = (dg.AbsorptionMonitor(net, LAM, optimizer, window=8) for _ in range(2))
+
+    def train(watching: dg.AbsorptionMonitor) -> None:
+        for _ in range(8):
+            _feed(net, [0.01, 0.02])
+            watching.update()
+            watching.margins()
+
+    train(monitor)
+    taken = monitor.state_dict()
+    kept = copy.deepcopy(taken)
+    other.load_state_dict(taken)
+    optimizer.param_groups[0]["lr"] = 0.02
+    for watching in (monitor, other):
+        train(watching)
+        assert len(watching.history) == 2
+        assert _plain(taken) == _plain(kept)

@@ -55,6 +55,7 @@ TESTS = (
     *("discovery", "compaction_refused", "compaction_sizes", "optimizer_slicing", "save_compact", "verification"),
 )
 
+QUICK = 0.1  # seconds: tests that take less are all run
 RULES = "tests/test_structure_rules.py"
 
 # Changes that change nothing, by file and by the two texts, each with the reason.
@@ -251,16 +252,16 @@ def relevant(tests: list[dict[str, Any]], file: str, scope: str) -> list[dict[st
 
 
 def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
-    """Tests by time, one case of each function before the second of any, for so many seconds in all."""
+    """Quick tests first, then one case of each function before the second of any, for so many seconds in all."""
     cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for test in tests:
         cases[test["test"].split("[")[0]].append(test)
     ranked = []
     for of_one in cases.values():
         of_one.sort(key=lambda t: t["seconds"])
-        ranked += [(rank, t["seconds"], t["test"]) for rank, t in enumerate(of_one)]
+        ranked += [(t["seconds"] > QUICK, rank, t["seconds"], t["test"]) for rank, t in enumerate(of_one)]
     out, spent = [], 0.0
-    for _, cost, test in sorted(ranked):
+    for _, _, cost, test in sorted(ranked):
         if spent + cost <= seconds:
             spent += cost
             out.append(test)

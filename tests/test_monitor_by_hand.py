@@ -126,3 +126,13 @@ def test_a_state_is_a_picture_that_later_steps_do_not_change() -> None:
         train(watching)
         assert len(watching.history) == 2
         assert _plain(taken) == _plain(kept)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_momentum_that_changed_for_some_factors_is_a_schedule(number: int) -> None:
+    net = _two_groups()
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM), lr=0.01, momentum=0.5)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer)
+    assert monitor.coverage == "theorem"
+    optimizer.param_groups[number]["momentum"] = 0.6
+    assert "schedule of the momentum" in monitor.coverage

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import dgating as dg
+from dgating._bounds import Bounds
 from dgating._certificate import momentum_shift
 
 LAM, DEPTH = 0.3, 3
@@ -136,3 +137,42 @@ def test_a_momentum_that_changed_for_some_factors_is_a_schedule(number: int) -> 
     assert monitor.coverage == "theorem"
     optimizer.param_groups[number]["momentum"] = 0.6
     assert "schedule of the momentum" in monitor.coverage
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, 64.0])
+def test_gradients_that_no_backward_pass_left_are_measured_as_they_are(scale: float | None) -> None:
+    net = _two_groups()
+    monitor = dg.AbsorptionMonitor(net, LAM, window=8, safety=1.0)
+    site = net.parametrizations.w
+    for _ in range(8):
+        site.original.grad = 0.01 * (scale or 1.0) * site[0].gamma.detach().prod(0)
+        monitor.update(scale)
+    by_hand = torch.tensor([3.0, 4.0], dtype=torch.float64) * 0.01 / KAPPA
+    torch.testing.assert_close(monitor.margins()["w"], by_hand)
+
+
+def test_evidence_stands_for_other_optimizers_and_for_nothing_else() -> None:
+    """Measurements speak for Adam. Nobody has measured a schedule of the momentum, even where evidence is enough."""
+    net = _two_groups()
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM), lr=0.01, momentum=0.5)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=8, evidence=True)
+    for _ in range(8):
+        _feed(net, [1e-4, 1e-4])
+        monitor.update()
+    assert monitor.absorbed()["w"].all()
+    optimizer.param_groups[0]["momentum"] = 0.6
+    assert monitor.margins()["w"].tolist() == [math.inf, math.inf]
+    assert not monitor.absorbed()["w"].any()
+
+
+@pytest.mark.parametrize(("ratio", "given", "kept"), [(0.49, True, True), (0.5, False, False), (0.51, False, False)])
+def test_a_margin_of_exactly_one_certifies_nothing(ratio: float, given: bool, kept: bool) -> None:
+    """The condition is a strict inequality, for a new certificate (bound 2) as for one that was given before."""
+    small, now = torch.tensor([0.25]), torch.tensor([ratio])
+    bounds = [Bounds(1, torch.device("cpu"), torch.float32, 8) for _ in range(2)]
+    for each in bounds:
+        for _ in range(8):
+            each.observe(torch.tensor([1.0]))
+    assert bounds[0].grant(now, 2.0).item() is given
+    assert bounds[1].grant(small, 2.0).item() is True
+    assert bounds[1].grant(now, 2.0).item() is kept

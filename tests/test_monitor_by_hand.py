@@ -176,3 +176,17 @@ def test_a_margin_of_exactly_one_certifies_nothing(ratio: float, given: bool, ke
     assert bounds[0].grant(now, 2.0).item() is given
     assert bounds[1].grant(small, 2.0).item() is True
     assert bounds[1].grant(now, 2.0).item() is kept
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_the_decay_that_a_number_format_rounds_away_is_taken_off_the_margin(dtype: torch.dtype) -> None:
+    """Of a step's decay, a tenth here, as much may be lost as one unit of the last digit."""
+    net = _two_groups(dtype)
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM), lr=0.5)
+    monitor = dg.AbsorptionMonitor(net, LAM, optimizer, window=8, safety=1.0)
+    for _ in range(8):
+        _feed(net, [0.0625, 0.03125])
+        monitor.update()
+    left = 1 - torch.finfo(dtype).eps / (0.5 * KAPPA)
+    by_hand = torch.tensor([0.0625 * 3.0, 0.03125 * 4.0]) / (KAPPA * left)
+    torch.testing.assert_close(monitor.margins()["w"], by_hand, rtol=1e-3 if dtype != torch.float32 else 1e-6, atol=0)

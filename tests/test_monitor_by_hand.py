@@ -130,13 +130,24 @@ def test_a_state_is_a_picture_that_later_steps_do_not_change() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_a_momentum_that_changed_for_some_factors_is_a_schedule(number: int) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "why"),
+    [
+        ("momentum", 0.6, "schedule of the momentum"),
+        ("max_momentum", 0.9, "schedule of the momentum"),
+        ("dampening", 0.1, "dampening"),
+        ("maximize", True, "maximize"),
+    ],
+)
+def test_what_the_theorem_does_not_know_is_said_of_some_factors_too(
+    number: int, setting: str, value: object, why: str
+) -> None:
     net = _two_groups()
     optimizer = torch.optim.SGD(dg.param_groups(net, LAM), lr=0.01, momentum=0.5)
     monitor = dg.AbsorptionMonitor(net, LAM, optimizer)
     assert monitor.coverage == "theorem"
-    optimizer.param_groups[number]["momentum"] = 0.6
-    assert "schedule of the momentum" in monitor.coverage
+    optimizer.param_groups[number][setting] = value
+    assert why in monitor.coverage
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 64.0])

@@ -1,0 +1,41 @@
+"""Parameter groups, optimizer state and penalties against sums on paper and hand-written lists."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+import dgating as dg
+
+LAM = 0.3
+
+
+def _vector(weights: list[float], depth: int = 3, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """One tensor, every weight a group, and nothing else."""
+    net = nn.Module()
+    net.w = nn.Parameter(torch.tensor(weights, dtype=dtype))
+    return dg.gate_(net, dg.by_dim(net, 0, name="w", group_name="w"), depth=depth)
+
+
+def test_collapsing_everything_keeps_the_number_of_parameter_groups() -> None:
+    """A scheduler counts them. The weight goes on with the decay that the user has asked for."""
+    net = _vector([1.0, 2.0])
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM, weight_decay=0.01), lr=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    dg.collapse_(net, optimizer)
+    held = [([id(p) for p in g["params"]], g["weight_decay"], g["dgating"]) for g in optimizer.param_groups]
+    assert held == [([id(net.w)], 0.01, "rest"), ([], 2 * LAM / 3, "gates")]
+    net.w.sum().backward()
+    optimizer.step()
+    schedule.step()
+    assert [g["lr"] for g in optimizer.param_groups] == [0.05, 0.05]
+
+
+def test_collapsing_one_of_two_leaves_the_decay_of_the_other() -> None:
+    net = nn.ModuleList([_vector([1.0, 2.0]), _vector([3.0])])
+    optimizer = torch.optim.SGD(dg.param_groups(net, LAM, weight_decay=0.01), lr=0.1)
+    dg.collapse_(net[0], optimizer)
+    held = [([id(p) for p in g["params"]], g["weight_decay"], g["dgating"]) for g in optimizer.param_groups]
+    site, decay = net[1].parametrizations.w, 2 * LAM / 3
+    others = [([id(site.original)], decay, "omega"), ([id(site[0].gamma)], decay, "gates")]
+    assert held == [*others, ([id(net[0].w)], 0.01, "rest")]

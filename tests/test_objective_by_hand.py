@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -39,3 +40,30 @@ def test_collapsing_one_of_two_leaves_the_decay_of_the_other() -> None:
     site, decay = net[1].parametrizations.w, 2 * LAM / 3
     others = [([id(site.original)], decay, "omega"), ([id(site[0].gamma)], decay, "gates")]
     assert held == [*others, ([id(net[0].w)], 0.01, "rest")]
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adagrad])
+def test_zeroed_weights_are_not_kicked_after_collapsing(kind: type[torch.optim.Optimizer]) -> None:
+    """They have no second moment of their own: divided by nothing, their first step would be several step sizes."""
+    net = _vector([1.0, 2.0, 3.0])
+    lr = 1e-3
+    optimizer = kind(dg.param_groups(net, LAM), lr=lr)  # type: ignore[call-arg]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        (net.w * torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)).sum().backward()
+        optimizer.step()
+
+    for _ in range(200):
+        step()
+    dg.zero_(net, {"w": torch.tensor([True, False, True])}, optimizer)
+    dg.collapse_(net, optimizer)
+    assert net.w[0] == net.w[2] == 0
+    step()
+    assert 0 < float(net.w[[0, 2]].detach().abs().max()) <= 1.01 * lr
+
+
+@pytest.mark.parametrize("tol", [0.0, 1.0, 1.5, -0.1])
+def test_a_norm_that_is_no_fraction_of_one_cannot_count_as_zero(tol: float) -> None:
+    with pytest.raises(ValueError, match="tol: expected a"):
+        dg.time_budget(0.1, 0.1, 100, tol=tol)

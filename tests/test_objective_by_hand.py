@@ -97,3 +97,21 @@ def test_an_optimizer_that_asks_for_the_loss_gets_a_number() -> None:
     p = nn.Parameter(torch.ones(2, 3))
     optimizer = Watchful([p], lr=0.1, weight_decay=0.1)
     assert decay_of(optimizer, optimizer.param_groups[0], p) == "coupled"
+
+
+def test_steps_that_grow_with_the_weight_are_no_hidden_decay() -> None:
+    """Trust ratios scale the step of the gradient; where there is none, nothing shrinks."""
+
+    class Trust(torch.optim.Optimizer):
+        def __init__(self, params, lr: float = 0.1) -> None:
+            super().__init__(params, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self, closure=None):  # type: ignore[override]
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.sub_(group["lr"] * p.norm() * p.grad / p.grad.norm().clamp_min(1e-12))
+
+    p = nn.Parameter(torch.ones(2, 3))
+    optimizer = Trust([p])
+    assert decay_of(optimizer, optimizer.param_groups[0], p) == "ignored"

@@ -73,17 +73,15 @@ def test_what_rounding_leaves_of_the_penalty_is_no_gradient_of_tiny_gates() -> N
 
 
 def test_a_gradient_as_large_as_its_bound_does_not_exceed_it() -> None:
-    net = _two_groups()
-    monitor = dg.AbsorptionMonitor(net, LAM, window=8, safety=1.0)
-    for _ in range(30):
-        _feed(net, [0.01, 0.01])
-        monitor.update()
-        monitor.absorbed()
-    assert monitor.absorbed()["w"].all()
-    assert not monitor.exceeded()["w"].any()
-    _feed(net, [0.01, 0.011])
-    monitor.update()
-    assert monitor.exceeded()["w"].tolist() == [False, True]
+    bounds = Bounds(2, torch.device("cpu"), torch.float64, 8)
+    for _ in range(8):
+        bounds.observe(torch.ones(2, dtype=torch.float64))
+    assert bounds.grant(torch.full((2,), 0.25, dtype=torch.float64), safety=1.0).all()
+    bounds.observe(bounds.granted.clone())
+    assert not bounds.exceeded.any()
+    bounds.observe(bounds.granted * torch.tensor([1.0, 1.001], dtype=torch.float64))
+    assert bounds.exceeded.tolist() == [False, True]
+    assert bounds.granted.isfinite().tolist() == [True, False]
 
 
 def test_a_gradient_from_before_the_monitor_counts_where_there_is_one() -> None:

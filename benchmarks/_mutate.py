@@ -198,7 +198,7 @@ def _skipped(node: ast.AST) -> bool:
     if isinstance(node, ast.FunctionDef):
         return node.name in SHOWN
     if isinstance(node, ast.keyword):
-        return node.arg in ("strict", "stacklevel")  # of zip: an assertion of ours; of a warning: for people
+        return node.arg in ("strict", "stacklevel", "indent")  # an assertion of ours, and what people read
     if isinstance(node, ast.Call):
         called = ast.unparse(node.func)
         return called in ("warnings.warn", "TypeVar", "cast") or called.endswith("Error")

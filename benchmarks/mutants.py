@@ -300,7 +300,7 @@ def _batches(tests: Sequence[str]) -> list[list[str]]:
     return [files[i : i + BATCH] for i in range(0, len(files), BATCH)]
 
 
-def judged(file: str, mutant: Mutant, tests: list[str]) -> dict[str, Any]:
+def judged(file: str, mutant: Mutant, tests: list[str], seconds: float) -> dict[str, Any]:
     """Give a mutant to the tests."""
     row = {"key": mutant.key(file), "file": file, "line": mutant.line, "scope": mutant.scope}
     row |= {"operator": mutant.operator, "before": mutant.before, "after": mutant.after, "number": mutant.number}
@@ -321,7 +321,7 @@ def judged(file: str, mutant: Mutant, tests: list[str]) -> dict[str, Any]:
         return {"by": None, "code": 0}
 
     start = time.monotonic()
-    found = {"by": None, "code": 0} if not tests else in_child(work, 300)
+    found = {"by": None, "code": 0} if not tests else in_child(work, 60 + 2 * seconds)
     row |= {"tests": len(tests), "seconds": round(time.monotonic() - start, 1)}
     if found is None:
         return row | {"verdict": "killed", "by": "out of time or out of memory"}
@@ -403,7 +403,7 @@ def main() -> None:
                 continue
             mutant = next(m for m in candidates(file) if m.key(file) == key)
             those = relevant(tests, file, mutant.scope)
-            row = judged(file, mutant, in_order(those, options.seconds))
+            row = judged(file, mutant, in_order(those, options.seconds), options.seconds)
             print(f"{key} {row['verdict']:10} {file}:{mutant.line} {mutant.operator} | {row['by']}", flush=True)
             if row["verdict"] == "survived":
                 print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from types import SimpleNamespace
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import dgating as dg
 from dgating.structure._solve import irregular
 
 
@@ -17,3 +22,27 @@ def test_a_row_that_leaves_anyway_asks_for_nothing() -> None:
     dead[7] = False  # both stay: the narrow one gets its entry back
     ((revived, _),) = irregular([entries, heads], dead)
     assert revived.tolist() == [6]
+
+
+class Widened(nn.Module):
+    """Reads the size of its view from a configuration that its siblings share."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.up, self.down = nn.Linear(4, config.width), nn.Linear(config.width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu().view(x.shape[0], self.config.width))
+
+
+def test_a_size_in_a_shared_configuration_follows_where_the_layer_has_changed() -> None:
+    config = SimpleNamespace(width=6)
+    model = nn.Sequential(Widened(config), Widened(config))
+    with torch.no_grad():
+        model[0].up.weight[:2] = 0
+        model[0].up.bias[:2] = 0
+    small = dg.compact(model, (torch.randn(3, 4),))
+    assert [type(m) for m in small] == [Widened, Widened]  # no graph had to take its place
+    assert [m.config.width for m in small] == [4, 6]
+    assert config.width == 6

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating.compaction._verify import to_double
 from dgating.structure._solve import irregular
 
 
@@ -46,3 +47,11 @@ def test_a_size_in_a_shared_configuration_follows_where_the_layer_has_changed() 
     assert [type(m) for m in small] == [Widened, Widened]  # no graph had to take its place
     assert [m.config.width for m in small] == [4, 6]
     assert config.width == 6
+
+
+def test_the_check_in_float64_leaves_whole_numbers_and_plain_values_as_they_are() -> None:
+    given = {"x": torch.ones(2), "half": torch.ones(2).half(), "index": torch.tensor([1, 2]), "on": torch.tensor(True)}
+    found = to_double([given, 3, None, "causal"])
+    assert found[1:] == [3, None, "causal"]
+    kinds = {name: x.dtype for name, x in found[0].items()}
+    assert kinds == {"x": torch.float64, "half": torch.float64, "index": torch.int64, "on": torch.bool}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating.compaction._verify import to_double
+from dgating.compaction._verify import part_of, to_double
 from dgating.structure._solve import irregular
 
 
@@ -55,3 +56,23 @@ def test_the_check_in_float64_leaves_whole_numbers_and_plain_values_as_they_are(
     assert found[1:] == [3, None, "causal"]
     kinds = {name: x.dtype for name, x in found[0].items()}
     assert kinds == {"x": torch.float64, "half": torch.float64, "index": torch.int64, "on": torch.bool}
+
+
+FULL = torch.arange(12.0).reshape(3, 4)
+PARTS = {
+    "the same": (FULL, True),
+    "two rows": (FULL[[0, 2]], True),
+    "three columns": (FULL[:, [0, 1, 3]], True),
+    "rows in another order": (FULL[[2, 0]], False),
+    "other numbers": (FULL[[0, 2]] + 1, False),
+    "rows and columns": (FULL[:2, :3], False),
+    "more rows": (torch.cat([FULL, FULL[:1]]), False),
+    "another number of axes": (FULL[:, 0], False),
+    "one axis more": (FULL[None], False),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_an_output_may_have_lost_indices_of_one_axis_only(name: str) -> None:
+    small, expected = PARTS[name]
+    assert part_of(small, FULL) is expected

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating.compaction._verify import part_of, to_double
+from dgating.compaction._verify import other_sizes, part_of, to_double
 from dgating.structure._solve import irregular
 
 
@@ -76,3 +76,16 @@ PARTS = {
 def test_an_output_may_have_lost_indices_of_one_axis_only(name: str) -> None:
     small, expected = PARTS[name]
     assert part_of(small, FULL) is expected
+
+
+def test_other_sizes_are_one_row_more_one_row_and_one_position_more() -> None:
+    """A vector has no positions and a scalar no rows: they stay beside the rest."""
+    given = (torch.randn(4, 5, 3), torch.randn(4), torch.tensor(2.0), "sum")
+    found = other_sizes(given, {"mask": torch.ones(4, 5, dtype=torch.bool)})
+    shapes = [[tuple(x.shape) for x in args[:3]] + [tuple(kwargs["mask"].shape)] for args, kwargs in found]
+    assert shapes == [
+        [(5, 5, 3), (5,), (), (5, 5)],
+        [(1, 5, 3), (1,), (), (1, 5)],
+        [(4, 6, 3), (4,), (), (4, 6)],
+    ]
+    assert [args[3] for args, _ in found] == ["sum"] * 3

@@ -1,0 +1,91 @@
+"""The parts of compaction against small arrays and models written by hand: nothing wrong, and nothing too much."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dgating as dg
+from dgating.compaction._verify import other_sizes, part_of, to_double
+from dgating.structure._solve import irregular
+
+
+def test_a_row_that_leaves_anyway_asks_for_nothing() -> None:
+    """Two heads of width three. The first leaves as a head, so that the second may be as narrow as it likes."""
+    entries = np.arange(1, 7).reshape(1, 2, 3)
+    heads = np.array([7, 8]).reshape(1, 2, 1)
+    dead = np.zeros(9, dtype=bool)
+    dead[[6, 7]] = True
+    assert irregular([entries, heads], dead) == []
+    dead[7] = False  # both stay: the narrow one gets its entry back
+    ((revived, _),) = irregular([entries, heads], dead)
+    assert revived.tolist() == [6]
+
+
+class Widened(nn.Module):
+    """Reads the size of its view from a configuration that its siblings share."""
+
+    def __init__(self, config: SimpleNamespace) -> None:
+        super().__init__()
+        self.config = config
+        self.up, self.down = nn.Linear(4, config.width), nn.Linear(config.width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu().view(x.shape[0], self.config.width))
+
+
+def test_a_size_in_a_shared_configuration_follows_where_the_layer_has_changed() -> None:
+    config = SimpleNamespace(width=6)
+    model = nn.Sequential(Widened(config), Widened(config))
+    with torch.no_grad():
+        model[0].up.weight[:2] = 0
+        model[0].up.bias[:2] = 0
+    small = dg.compact(model, (torch.randn(3, 4),))
+    assert [type(m) for m in small] == [Widened, Widened]  # no graph had to take its place
+    assert [m.config.width for m in small] == [4, 6]
+    assert config.width == 6
+
+
+def test_the_check_in_float64_leaves_whole_numbers_and_plain_values_as_they_are() -> None:
+    given = {"x": torch.ones(2), "half": torch.ones(2).half(), "index": torch.tensor([1, 2]), "on": torch.tensor(True)}
+    found = to_double([given, 3, None, "causal"])
+    assert found[1:] == [3, None, "causal"]
+    kinds = {name: x.dtype for name, x in found[0].items()}
+    assert kinds == {"x": torch.float64, "half": torch.float64, "index": torch.int64, "on": torch.bool}
+
+
+FULL = torch.arange(12.0).reshape(3, 4)
+PARTS = {
+    "the same": (FULL, True),
+    "two rows": (FULL[[0, 2]], True),
+    "three columns": (FULL[:, [0, 1, 3]], True),
+    "rows in another order": (FULL[[2, 0]], False),
+    "other numbers": (FULL[[0, 2]] + 1, False),
+    "rows and columns": (FULL[:2, :3], False),
+    "more rows": (torch.cat([FULL, FULL[:1]]), False),
+    "another number of axes": (FULL[:, 0], False),
+    "one axis more": (FULL[None], False),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_an_output_may_have_lost_indices_of_one_axis_only(name: str) -> None:
+    small, expected = PARTS[name]
+    assert part_of(small, FULL) is expected
+
+
+def test_other_sizes_are_one_row_more_one_row_and_one_position_more() -> None:
+    """A vector has no positions and a scalar no rows: they stay beside the rest."""
+    given = (torch.randn(4, 5, 3), torch.randn(4), torch.tensor(2.0), "sum")
+    found = other_sizes(given, {"mask": torch.ones(4, 5, dtype=torch.bool)})
+    shapes = [[tuple(x.shape) for x in args[:3]] + [tuple(kwargs["mask"].shape)] for args, kwargs in found]
+    assert shapes == [
+        [(5, 5, 3), (5,), (), (5, 5)],
+        [(1, 5, 3), (1,), (), (1, 5)],
+        [(4, 6, 3), (4,), (), (4, 6)],
+    ]
+    assert [args[3] for args, _ in found] == ["sum"] * 3

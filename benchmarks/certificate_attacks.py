@@ -221,7 +221,7 @@ def other_data(g: torch.Generator) -> Attack:
 
     def batches() -> Batches:
         for step in range(10**9):
-            yield next(before if step < 2000 else after)
+            yield next(before if step < 5000 else after)
 
     return Attack(_linear(x, y), 0.05, batches(), 12000, {"lr": 0.02}, {"window": 16})
 

@@ -89,3 +89,18 @@ def test_other_sizes_are_one_row_more_one_row_and_one_position_more() -> None:
         [(4, 6, 3), (4,), (), (4, 6)],
     ]
     assert [args[3] for args, _ in found] == ["sum"] * 3
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [(nn.InstanceNorm2d, (2, 3, 6, 6)), (nn.InstanceNorm2d, (3, 6, 6)), (nn.InstanceNorm1d, (2, 3, 6))],
+    ids=["images", "one image", "signals"],
+)
+def test_a_norm_without_weights_counts_the_channels_that_are_left(norm: type[nn.Module], shape: tuple[int, ...]) -> None:
+    conv = nn.Conv2d if norm is nn.InstanceNorm2d else nn.Conv1d
+    model = nn.Sequential(conv(3, 5, 3), norm(5), nn.ReLU(), conv(5, 2, 3))
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+    small = dg.compact(model, (torch.randn(shape),))
+    assert (small[0].out_channels, small[1].num_features, small[3].in_channels) == (3, 3, 3)

@@ -79,6 +79,16 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)",
         "return parts[-1] if len(parts) == 1 else torch.stack(parts).sum(0)",
     ): "the first of one is the last of one",
+    (
+        "compaction/_verify.py",
+        "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]",
+        "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",
+    ): "there is one axis at that place",
+    (
+        "compaction/_compact.py",
+        "named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))",
+        "named = dict(model.named_parameters(remove_duplicate=True)) | dict(model.named_buffers(remove_duplicate=False))",
+    ): "a plan has tied tensors under their first name",
 }
 
 

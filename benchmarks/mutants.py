@@ -86,8 +86,10 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
     ): "there is one axis at that place",
     (
         "compaction/_compact.py",
-        "named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))",
-        "named = dict(model.named_parameters(remove_duplicate=True)) | dict(model.named_buffers(remove_duplicate=False))",
+        "named = dict(model.named_parameters(remove_duplicate=False))"
+        " | dict(model.named_buffers(remove_duplicate=False))",
+        "named = dict(model.named_parameters(remove_duplicate=True))"
+        " | dict(model.named_buffers(remove_duplicate=False))",
     ): "a plan has tied tensors under their first name",
 }
 
@@ -292,10 +294,9 @@ def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
     ranked = []
     for of_one in cases.values():
         of_one.sort(key=lambda t: t["seconds"])
-        ranked += [
-            (t["seconds"] > QUICK, len(t["calls"]) if t["seconds"] <= QUICK else rank, t["seconds"], t["test"])
-            for rank, t in enumerate(of_one)
-        ]
+        for rank, t in enumerate(of_one):
+            quick = t["seconds"] <= QUICK or t["test"].startswith(RULES)
+            ranked.append((not quick, len(t["calls"]) if quick else rank, t["seconds"], t["test"]))
     out, spent = [], 0.0
     for _, _, cost, test in sorted(ranked):
         if spent + cost <= seconds:

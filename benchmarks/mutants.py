@@ -85,6 +85,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",
     ): "there is one axis at that place",
     (
+        "structure/rules/indexing.py",
+        "rows.indices is not None and rows.indices.numel() <= LONGEST_LIST",
+        "rows.indices is not None and rows.indices.numel() < LONGEST_LIST",
+    ): "the longest list that is followed is a choice",
+    (
         "compaction/_compact.py",
         "named = dict(model.named_parameters(remove_duplicate=False))"
         " | dict(model.named_buffers(remove_duplicate=False))",

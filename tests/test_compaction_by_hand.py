@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -96,7 +97,9 @@ def test_other_sizes_are_one_row_more_one_row_and_one_position_more() -> None:
     [(nn.InstanceNorm2d, (2, 3, 6, 6)), (nn.InstanceNorm2d, (3, 6, 6)), (nn.InstanceNorm1d, (2, 3, 6))],
     ids=["images", "one image", "signals"],
 )
-def test_a_norm_without_weights_counts_the_channels_that_are_left(norm: type[nn.Module], shape: tuple[int, ...]) -> None:
+def test_a_norm_without_weights_counts_the_channels_that_are_left(
+    norm: type[nn.Module], shape: tuple[int, ...]
+) -> None:
     conv = nn.Conv2d if norm is nn.InstanceNorm2d else nn.Conv1d
     model = nn.Sequential(conv(3, 5, 3), norm(5), nn.ReLU(), conv(5, 2, 3))
     with torch.no_grad():
@@ -104,3 +107,46 @@ def test_a_norm_without_weights_counts_the_channels_that_are_left(norm: type[nn.
         model[0].bias[:2] = 0
     small = dg.compact(model, (torch.randn(shape),))
     assert (small[0].out_channels, small[1].num_features, small[3].in_channels) == (3, 3, 3)
+
+
+class Ends(nn.Module):
+    """An operation between a layer that makes six channels and one that reads them."""
+
+    def __init__(self, op: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.op = op
+        self.make = nn.Conv2d(2, 6, 1)
+        self.read = nn.Conv1d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.op(self.make(x)))
+
+
+OPERATIONS = {
+    "two positions by lists": lambda x: x[:, :, [0, 1, 2], [1, 0, 3]],
+    "two positions by lists, from the end": lambda x: x[:, :, [-1, 0], [0, -1]],
+    "the sum of an axis": lambda x: x.sum(2),
+    "the mean of an axis": lambda x: x.mean(3),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_channels_leave_through(name: str) -> None:
+    model = Ends(OPERATIONS[name])
+    with torch.no_grad():
+        model.make.weight[[1, 4]] = 0
+        model.make.bias[[1, 4]] = 0
+    small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
+    assert (small.make.out_channels, small.read.in_channels) == (4, 4)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_constant_channel_is_no_zero_behind(name: str) -> None:
+    """Nobody but the analysis looks: the function is the same without a check of it."""
+    model = Ends(OPERATIONS[name])
+    with torch.no_grad():
+        model.make.weight[[1, 4]] = 0
+        model.make.bias[1], model.make.bias[4] = 2.0, 0.0
+    x = torch.randn(2, 2, 4, 4)
+    small = dg.compact(model, (x,), verify=False)
+    torch.testing.assert_close(small(x), model(x))

@@ -150,3 +150,37 @@ def test_a_constant_channel_is_no_zero_behind(name: str) -> None:
     x = torch.randn(2, 2, 4, 4)
     small = dg.compact(model, (x,), verify=False)
     torch.testing.assert_close(small(x), model(x))
+
+
+def _padded_pair(constant: float) -> nn.Sequential:
+    """The first channel of the second convolution reads one of the first that is a constant."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(3, 2, 1))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[0].bias[0] = constant
+        model[1].weight[0, 1:] = 0
+        model[1].bias[0] = 0
+    return model
+
+
+def test_zeros_stay_zeros_under_padding() -> None:
+    small = dg.compact(_padded_pair(0.0), (torch.randn(2, 2, 5, 5),))
+    assert [m.out_channels for m in small] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("constant", [-1.0, 1.0, 2.5])
+def test_a_constant_is_none_any_more_at_a_padded_border(constant: float) -> None:
+    model, x = _padded_pair(constant), torch.randn(2, 2, 5, 5)
+    small = dg.compact(model, (x,), verify=False)
+    torch.testing.assert_close(small(x), model(x))
+    assert small[1].out_channels == 3
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_transposed_convolution_may_have_one_output(outputs: int) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ConvTranspose2d(6, outputs, 2))
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+    small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
+    assert (small[0].out_channels, small[1].in_channels, small[1].out_channels) == (4, 4, outputs)

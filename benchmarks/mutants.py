@@ -90,6 +90,13 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "rows.indices is not None and rows.indices.numel() < LONGEST_LIST",
     ): "the longest list that is followed is a choice",
     (
+        "structure/rules/creation.py",
+        "factors = [single(e.labels.fresh((n,)), a, len(out)) for a, n in enumerate(out)"
+        " if 1 < n <= LARGEST_FILL and e.loose]",
+        "factors = [single(e.labels.fresh((n,)), a, len(out)) for a, n in enumerate(out)"
+        " if 1 < n < LARGEST_FILL and e.loose]",
+    ): "the largest tensor that is followed is a choice",
+    (
         "compaction/_compact.py",
         "named = dict(model.named_parameters(remove_duplicate=False))"
         " | dict(model.named_buffers(remove_duplicate=False))",

@@ -184,3 +184,27 @@ def test_a_transposed_convolution_may_have_one_output(outputs: int) -> None:
         model[0].bias[:2] = 0
     small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
     assert (small[0].out_channels, small[1].in_channels, small[1].out_channels) == (4, 4, outputs)
+
+
+class Halves(nn.Module):
+    """Two layers whose biases are the halves of one vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Linear(4, 3, bias=False) for _ in range(2))
+        self.bias = nn.Parameter(torch.arange(1.0, 7.0))
+        self.read = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read((self.left(x) + self.bias[:3]).relu()) + (self.right(x) + self.bias[3:]).sum(-1, keepdim=True)
+
+
+def test_what_is_known_of_a_vector_is_known_of_its_slices() -> None:
+    model = Halves()
+    with torch.no_grad():
+        model.left.weight[1] = 0
+        model.bias[1] = 0
+    x = torch.randn(5, 4)
+    small = dg.compact(model, (x,), target="graph")  # the forward holds the number three
+    assert [u.removed for u in small.compaction.units] == [0, 1]
+    torch.testing.assert_close(small(x), model(x))

@@ -416,7 +416,8 @@ def main() -> None:
     tests = read_map(options.cache)
     result = ROOT / "benchmarks" / "results" / "mutants.json"
     rows = json.loads(result.read_text(encoding="utf-8"))["mutants"] if result.is_file() else []
-    known = {row["key"]: row for row in rows if not (options.again and row["verdict"] == "survived")}
+    judge_again = {file for area in options.areas if options.again for file in AREAS[area]}
+    known = {row["key"]: row for row in rows if row["verdict"] != "survived" or row["file"] not in judge_again}
     for area in options.areas:
         wanted = sample(area, options.n, options.seed)
         if options.only:

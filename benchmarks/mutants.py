@@ -80,6 +80,16 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return parts[-1] if len(parts) == 1 else torch.stack(parts).sum(0)",
     ): "the first of one is the last of one",
     (
+        "_partition.py",
+        "rest_first = int(rest[0]) < int(gated[0])",
+        "rest_first = int(rest[0]) <= int(gated[0])",
+    ): "no entry is both gated and not",
+    (
+        "_partition.py",
+        "repeat = math.prod(self.shape) // max(flat.numel(), 1)",
+        "repeat = math.prod(self.shape) // max(flat.numel(), 0)",
+    ): "labels without an entry are refused",
+    (
         "compaction/_verify.py",
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]",
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",

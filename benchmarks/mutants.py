@@ -317,8 +317,9 @@ def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
     for of_one in cases.values():
         of_one.sort(key=lambda t: t["seconds"])
         for rank, t in enumerate(of_one):
-            quick = t["seconds"] <= QUICK or t["test"].startswith(RULES)
-            ranked.append((not quick, len(t["calls"]) if quick else rank, t["seconds"], t["test"]))
+            quick, case = t["seconds"] <= QUICK, t["test"].startswith(RULES)
+            stage = 0 if quick else 1 if case else 2
+            ranked.append((stage, len(t["calls"]) if quick or case else rank, t["seconds"], t["test"]))
     out, spent = [], 0.0
     for _, _, cost, test in sorted(ranked):
         if spent + cost <= seconds:
@@ -414,7 +415,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=40, help="mutants of each area")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60, help="time of the tests that a mutant is given to")
-    parser.add_argument("--only", nargs="*", help="keys of single mutants; nothing is stored")
+    parser.add_argument("--only", nargs="*", help="keys of single mutants, judged again")
     parser.add_argument("--again", action="store_true", help="judge again those that have survived")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "dgating-mutants")
     options = parser.parse_args()
@@ -427,13 +428,15 @@ def main() -> None:
     result = ROOT / "benchmarks" / "results" / "mutants.json"
     rows = json.loads(result.read_text(encoding="utf-8"))["mutants"] if result.is_file() else []
     judge_again = {file for area in options.areas if options.again for file in AREAS[area]}
-    known = {row["key"]: row for row in rows if row["verdict"] != "survived" or row["file"] not in judge_again}
+    asked = set(options.only or ())
+    old = {row["key"] for row in rows if row["verdict"] == "survived" and row["file"] in judge_again}
+    known = {row["key"]: row for row in rows if row["key"] not in old | asked}
     for area in options.areas:
         wanted = sample(area, options.n, options.seed)
-        if options.only:
-            wanted = [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in options.only]
+        if asked:
+            wanted = [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in asked]
         for file, key in wanted:
-            if key in known and not options.only:
+            if key in known:
                 continue
             mutant = next(m for m in candidates(file) if m.key(file) == key)
             those = relevant(tests, file, mutant.scope)
@@ -441,9 +444,8 @@ def main() -> None:
             print(f"{key} {row['verdict']:10} {file}:{mutant.line} {mutant.operator} | {row['by']}", flush=True)
             if row["verdict"] == "survived":
                 print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)
-            if not options.only:
-                known[key] = row
-                store_rows(list(known.values()), options)
+            known[key] = row
+            store_rows(list(known.values()), options)
 
 
 if __name__ == "__main__":

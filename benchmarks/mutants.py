@@ -94,6 +94,9 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]",
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",
     ): "there is one axis at that place",
+    ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
+        "a saving: every layer is tried out instead of the first of its kind"
+    ),
     (
         "structure/rules/indexing.py",
         "rows.indices is not None and rows.indices.numel() <= LONGEST_LIST",

@@ -79,6 +79,43 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)",
         "return parts[-1] if len(parts) == 1 else torch.stack(parts).sum(0)",
     ): "the first of one is the last of one",
+    (
+        "_partition.py",
+        "rest_first = int(rest[0]) < int(gated[0])",
+        "rest_first = int(rest[0]) <= int(gated[0])",
+    ): "no entry is both gated and not",
+    (
+        "_partition.py",
+        "repeat = math.prod(self.shape) // max(flat.numel(), 1)",
+        "repeat = math.prod(self.shape) // max(flat.numel(), 0)",
+    ): "labels without an entry are refused",
+    (
+        "compaction/_verify.py",
+        "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]",
+        "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",
+    ): "there is one axis at that place",
+    ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
+        "a saving: every layer is tried out instead of the first of its kind"
+    ),
+    (
+        "structure/rules/indexing.py",
+        "rows.indices is not None and rows.indices.numel() <= LONGEST_LIST",
+        "rows.indices is not None and rows.indices.numel() < LONGEST_LIST",
+    ): "the longest list that is followed is a choice",
+    (
+        "structure/rules/creation.py",
+        "factors = [single(e.labels.fresh((n,)), a, len(out)) for a, n in enumerate(out)"
+        " if 1 < n <= LARGEST_FILL and e.loose]",
+        "factors = [single(e.labels.fresh((n,)), a, len(out)) for a, n in enumerate(out)"
+        " if 1 < n < LARGEST_FILL and e.loose]",
+    ): "the largest tensor that is followed is a choice",
+    (
+        "compaction/_compact.py",
+        "named = dict(model.named_parameters(remove_duplicate=False))"
+        " | dict(model.named_buffers(remove_duplicate=False))",
+        "named = dict(model.named_parameters(remove_duplicate=True))"
+        " | dict(model.named_buffers(remove_duplicate=False))",
+    ): "a plan has tied tensors under their first name",
 }
 
 
@@ -282,10 +319,10 @@ def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
     ranked = []
     for of_one in cases.values():
         of_one.sort(key=lambda t: t["seconds"])
-        ranked += [
-            (t["seconds"] > QUICK, len(t["calls"]) if t["seconds"] <= QUICK else rank, t["seconds"], t["test"])
-            for rank, t in enumerate(of_one)
-        ]
+        for rank, t in enumerate(of_one):
+            quick, case = t["seconds"] <= QUICK, t["test"].startswith(RULES)
+            stage = 0 if quick else 1 if case else 2
+            ranked.append((stage, len(t["calls"]) if quick or case else rank, t["seconds"], t["test"]))
     out, spent = [], 0.0
     for _, _, cost, test in sorted(ranked):
         if spent + cost <= seconds:
@@ -381,7 +418,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=40, help="mutants of each area")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60, help="time of the tests that a mutant is given to")
-    parser.add_argument("--only", nargs="*", help="keys of single mutants; nothing is stored")
+    parser.add_argument("--only", nargs="*", help="keys of single mutants, judged again")
     parser.add_argument("--again", action="store_true", help="judge again those that have survived")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "dgating-mutants")
     options = parser.parse_args()
@@ -393,13 +430,16 @@ def main() -> None:
     tests = read_map(options.cache)
     result = ROOT / "benchmarks" / "results" / "mutants.json"
     rows = json.loads(result.read_text(encoding="utf-8"))["mutants"] if result.is_file() else []
-    known = {row["key"]: row for row in rows if not (options.again and row["verdict"] == "survived")}
+    judge_again = {file for area in options.areas if options.again for file in AREAS[area]}
+    asked = set(options.only or ())
+    old = {row["key"] for row in rows if row["verdict"] == "survived" and row["file"] in judge_again}
+    known = {row["key"]: row for row in rows if row["key"] not in old | asked}
     for area in options.areas:
         wanted = sample(area, options.n, options.seed)
-        if options.only:
-            wanted = [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in options.only]
+        if asked:
+            wanted = [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in asked]
         for file, key in wanted:
-            if key in known and not options.only:
+            if key in known:
                 continue
             mutant = next(m for m in candidates(file) if m.key(file) == key)
             those = relevant(tests, file, mutant.scope)
@@ -407,9 +447,8 @@ def main() -> None:
             print(f"{key} {row['verdict']:10} {file}:{mutant.line} {mutant.operator} | {row['by']}", flush=True)
             if row["verdict"] == "survived":
                 print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)
-            if not options.only:
-                known[key] = row
-                store_rows(list(known.values()), options)
+            known[key] = row
+            store_rows(list(known.values()), options)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
@@ -89,3 +90,121 @@ def test_other_sizes_are_one_row_more_one_row_and_one_position_more() -> None:
         [(4, 6, 3), (4,), (), (4, 6)],
     ]
     assert [args[3] for args, _ in found] == ["sum"] * 3
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [(nn.InstanceNorm2d, (2, 3, 6, 6)), (nn.InstanceNorm2d, (3, 6, 6)), (nn.InstanceNorm1d, (2, 3, 6))],
+    ids=["images", "one image", "signals"],
+)
+def test_a_norm_without_weights_counts_the_channels_that_are_left(
+    norm: type[nn.Module], shape: tuple[int, ...]
+) -> None:
+    conv = nn.Conv2d if norm is nn.InstanceNorm2d else nn.Conv1d
+    model = nn.Sequential(conv(3, 5, 3), norm(5), nn.ReLU(), conv(5, 2, 3))
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+    small = dg.compact(model, (torch.randn(shape),))
+    assert (small[0].out_channels, small[1].num_features, small[3].in_channels) == (3, 3, 3)
+
+
+class Ends(nn.Module):
+    """An operation between a layer that makes six channels and one that reads them."""
+
+    def __init__(self, op: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.op = op
+        self.make = nn.Conv2d(2, 6, 1)
+        self.read = nn.Conv1d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.op(self.make(x)))
+
+
+OPERATIONS = {
+    "two positions by lists": lambda x: x[:, :, [0, 1, 2], [1, 0, 3]],
+    "two positions by lists, from the end": lambda x: x[:, :, [-1, 0], [0, -1]],
+    "the sum of an axis": lambda x: x.sum(2),
+    "the mean of an axis": lambda x: x.mean(3),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_channels_leave_through(name: str) -> None:
+    model = Ends(OPERATIONS[name])
+    with torch.no_grad():
+        model.make.weight[[1, 4]] = 0
+        model.make.bias[[1, 4]] = 0
+    small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
+    assert (small.make.out_channels, small.read.in_channels) == (4, 4)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_a_constant_channel_is_no_zero_behind(name: str) -> None:
+    """Nobody but the analysis looks: the function is the same without a check of it."""
+    model = Ends(OPERATIONS[name])
+    with torch.no_grad():
+        model.make.weight[[1, 4]] = 0
+        model.make.bias[1], model.make.bias[4] = 2.0, 0.0
+    x = torch.randn(2, 2, 4, 4)
+    small = dg.compact(model, (x,), verify=False)
+    torch.testing.assert_close(small(x), model(x))
+
+
+def _padded_pair(constant: float) -> nn.Sequential:
+    """The first channel of the second convolution reads one of the first that is a constant."""
+    model = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 3, 3, padding=1), nn.Conv2d(3, 2, 1))
+    with torch.no_grad():
+        model[0].weight[0] = 0
+        model[0].bias[0] = constant
+        model[1].weight[0, 1:] = 0
+        model[1].bias[0] = 0
+    return model
+
+
+def test_zeros_stay_zeros_under_padding() -> None:
+    small = dg.compact(_padded_pair(0.0), (torch.randn(2, 2, 5, 5),))
+    assert [m.out_channels for m in small] == [3, 2, 2]
+
+
+@pytest.mark.parametrize("constant", [-1.0, 1.0, 2.5])
+def test_a_constant_is_none_any_more_at_a_padded_border(constant: float) -> None:
+    model, x = _padded_pair(constant), torch.randn(2, 2, 5, 5)
+    small = dg.compact(model, (x,), verify=False)
+    torch.testing.assert_close(small(x), model(x))
+    assert small[1].out_channels == 3
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_transposed_convolution_may_have_one_output(outputs: int) -> None:
+    model = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ConvTranspose2d(6, outputs, 2))
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+    small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
+    assert (small[0].out_channels, small[1].in_channels, small[1].out_channels) == (4, 4, outputs)
+
+
+class Halves(nn.Module):
+    """Two layers whose biases are the halves of one vector."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = (nn.Linear(4, 3, bias=False) for _ in range(2))
+        self.bias = nn.Parameter(torch.arange(1.0, 7.0))
+        self.read = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read((self.left(x) + self.bias[:3]).relu()) + (self.right(x) + self.bias[3:]).sum(-1, keepdim=True)
+
+
+def test_what_is_known_of_a_vector_is_known_of_its_slices() -> None:
+    model = Halves()
+    with torch.no_grad():
+        model.left.weight[1] = 0
+        model.bias[1] = 0
+    x = torch.randn(5, 4)
+    small = dg.compact(model, (x,), target="graph")  # the forward holds the number three
+    assert [u.removed for u in small.compaction.units] == [0, 1]
+    torch.testing.assert_close(small(x), model(x))

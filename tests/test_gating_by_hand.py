@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import dgating as dg
+from dgating._partition import partition_by_labels
 from dgating._units import units
 from dgating._zeros import zero_groups
 
@@ -36,3 +37,22 @@ def test_a_group_is_zero_where_every_entry_of_every_factor_is() -> None:
     expected = [True, False, False, False, True]
     assert unit.zero_in(list(unit.factors)).tolist() == expected
     assert zero_groups(unit).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "rest_first", "permuted"),
+    [
+        ([0, 1, -1, -1], False, False),
+        ([-1, 0, 1, 1], True, False),
+        ([0, -1, 1, -1], False, True),
+        ([-1, 0, -1, 1], True, True),
+        ([0, -1, -1, 0], False, True),
+    ],
+)
+def test_gated_entries_at_either_end_need_no_permutation(labels: list[int], rest_first: bool, permuted: bool) -> None:
+    split, inner = partition_by_labels((4,), torch.tensor(labels)).split()
+    assert (split.rest_first, split.merge is not None) == (rest_first, permuted)
+    assert inner.labels.tolist() == [j for j in labels if j >= 0]
+    parts = [split.rest, split.gated] if rest_first else [split.gated, split.rest]
+    whole = torch.cat(parts)
+    assert (whole if split.merge is None else whole[split.merge]).tolist() == [0, 1, 2, 3]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import dgating as dg
+from dgating._units import find_units
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,11 @@ def strengths(low: float, high: float, count: int, digits: int = 4) -> list[floa
 
 def make_optimizer(model: nn.Module, recipe: Recipe, lam: float | Mapping[str, float] = 0.0) -> torch.optim.Optimizer:
     """The optimizer of a recipe; the penalty of a gated model as its weight decay."""
-    gated = dg.is_gated(model)
-    parameters = dg.param_groups(model, lam, gate_lr=recipe.gate_lr) if gated else list(model.parameters())
+    # fixed gates measure norms for a penalty in the loss: they are not trained, and carry no decay
+    trained_gates = all(unit.gamma.requires_grad for unit in find_units(model))
+    parameters: Any = [p for p in model.parameters() if p.requires_grad]
+    if dg.is_gated(model) and trained_gates:
+        parameters = dg.param_groups(model, lam, gate_lr=recipe.gate_lr)
     if recipe.optimizer == "adam":
         return torch.optim.Adam(parameters, lr=recipe.lr)
     return torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov)

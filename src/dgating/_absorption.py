@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from dgating._bounds import SHORTEST, Bounds, Trend
 from dgating._condition import Condition
-from dgating._gradients import GradientReader, Gradients
+from dgating._gradients import GradientReader, Gradients, beside
 from dgating._kkt import kkt_violators, revive_
 from dgating._monitor_state import check_options, check_state, copied
 from dgating._optim import check_optimizer
@@ -234,7 +234,7 @@ class AbsorptionMonitor:
     @torch.no_grad()
     def margins(self) -> dict[str, Tensor]:
         """The ratio of both sides of the condition, by ``Groups.name``: below one is certified, far below is safe."""
-        margin = self._bounds.in_force(self.safety) * self._ratios()
+        margin = self._bounds.in_force(self.safety) * self._ratios(self._conditions())
         return self._by_name(margin.nan_to_num(nan=math.inf, posinf=math.inf))
 
     def recheck(self, closure: Callable[[], Any], size: float = 0.1) -> dict[str, Tensor]:
@@ -315,15 +315,16 @@ class AbsorptionMonitor:
     @torch.no_grad()
     def _dead(self) -> Tensor:
         """``(J,)`` groups that are certified, screened, or zero for good. New certificates are given on the way."""
-        dead = self._bounds.grant(self._ratios(), self.safety)
+        conditions = self._conditions()
+        dead = self._bounds.grant(self._ratios(conditions), self.safety)
         fading = self._trend.fading(self._all(Unit.norms), self.screen)
-        shallow = self._beside([_same(u.depth == 2, u, fading.device) for u in self._units])
-        still = self._beside([c.at_rest() for c in self._conditions()])
+        shallow = beside([_same(u.depth == 2, u, fading.device) for u in self._units])
+        still = beside([c.at_rest() for c in conditions])
         return dead | (fading & shallow) | still
 
-    def _ratios(self) -> Tensor:
+    def _ratios(self, conditions: list[Condition]) -> Tensor:
         """``(J,)`` margin of every group for a bound of one; infinite where the theorem does not hold."""
-        ratios = self._beside([c.ratio(self.evidence) for c in self._conditions()])
+        ratios = beside([c.ratio(self.evidence) for c in conditions])
         return ratios.masked_fill(self._reader.distorted | self._reader.foreign, math.inf)
 
     def _conditions(self) -> list[Condition]:
@@ -363,12 +364,7 @@ class AbsorptionMonitor:
         self._next_record = self.steps + (growing if self.window is None else self.window)
 
     def _all(self, f: Callable[[Unit], Tensor]) -> Tensor:
-        return self._beside([f(unit) for unit in self._units])
-
-    @staticmethod
-    def _beside(parts: list[Tensor]) -> Tensor:
-        """One entry a group, over all units, on the device of the first."""
-        return torch.cat([x.to(parts[0].device) for x in parts])
+        return beside([f(unit) for unit in self._units])
 
     def _by_name(self, rows: Tensor) -> dict[str, Tensor]:
         parts: dict[str, list[Tensor]] = {}

@@ -48,10 +48,15 @@ class Condition:
         self.unit, self.kappa, self.optimizer, self.places = unit, kappa, optimizer, places
         self.shifts = [place.shift(top_kappa) for place in places]
 
+    @property
+    def frozen(self) -> bool:
+        """Whether a factor is not trained: it does not decay then."""
+        return not all(p.requires_grad for p in self.unit.factors)
+
     def obstacle(self) -> Obstacle | None:
         """The first hypothesis that does not hold, or ``None``."""
         unit = self.unit
-        if not all(p.requires_grad for p in unit.factors):
+        if self.frozen:
             return Obstacle(f"not covered: {unit.groups!r} has frozen factors, which do not decay")
         if self.kappa == 0:
             return Obstacle(f"not covered: {unit.groups!r} has no decay (lam is zero)")
@@ -72,9 +77,8 @@ class Condition:
         """
         found = self.obstacle()
         shallow = self.unit.depth == 2  # a screening is no theorem, it asks for decay alone
-        frozen = not all(p.requires_grad for p in self.unit.factors)
         excused = found is None or shallow or (found.evidence and evidence)
-        if not excused or frozen or self.kappa == 0:
+        if not excused or self.frozen or self.kappa == 0:
             return torch.full_like(self.unit.omega_norms(), math.inf)
         spare = 1.0
         if found is None and self.places:  # the decay that the margin leaves must be representable, too

@@ -35,7 +35,7 @@ class Gradients:
         self.omegas = [[site.omega for site in unit.sites] for unit in units]
         self.gates = [unit.gamma for unit in units]
         # the smallest norm that is measured: squares of less are rounded to zero or have lost digits
-        self.floors = _beside([1e3 * u.smallest_norm(u.gates().dtype) for u in units])
+        self.floors = beside([1e3 * u.smallest_norm(u.gates().dtype) for u in units])
 
     def check_factors(self) -> None:
         """Raise unless the model is gated by the parameters that are read here."""
@@ -66,13 +66,13 @@ class Gradients:
 
     def gate_norm(self) -> Tensor:
         """The norm of the gradients of all gates: a single number that shows how all gradients were scaled."""
-        return torch.linalg.vector_norm(_beside(self._of_gates()))
+        return torch.linalg.vector_norm(beside(self._of_gates()))
 
     def signature(self) -> Tensor:
         """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""
         grads = [p.grad for omegas in self.omegas for p in omegas if p.grad is not None]
         norms = [torch.linalg.vector_norm(full(grad)).view(1) for grad in grads]
-        return _beside([*self._of_gates(), *(wide(x) for x in norms)])
+        return beside([*self._of_gates(), *(wide(x) for x in norms)])
 
     def norms(self, kappas: Sequence[float] | None = None, scale: float | Tensor = 1.0) -> Tensor:
         r"""``(J,)`` :math:`\|\nabla_{W_j} L_0\|`; zero where it is not finite or too small to measure.
@@ -83,8 +83,8 @@ class Gradients:
         """
         kappas = kappas or [0.0] * len(self.units)
         each = zip(self.units, self.omegas, kappas, strict=True)
-        raw = _beside([_squares(unit, omegas, k, scale) for unit, omegas, k in each]).sqrt()
-        gates = _beside([gate_product(wide(full(g.detach()))) for g in self.gates]).abs()
+        raw = beside([_squares(unit, omegas, k, scale) for unit, omegas, k in each]).sqrt()
+        gates = beside([gate_product(wide(full(g.detach()))) for g in self.gates]).abs()
         norms = raw / (gates * scale)
         # a smaller product of the gates has lost digits; an overflow (AMP) is skipped by the scaler, and here
         seen = (raw > self.floors) & (gates > 1e-30) & torch.isfinite(norms)
@@ -111,7 +111,7 @@ def _squares(unit: Unit, omegas: Sequence[nn.Parameter], kappa: float, scale: fl
     return unit.square_sums(grads)
 
 
-def _beside(parts: Sequence[Tensor]) -> Tensor:
+def beside(parts: Sequence[Tensor]) -> Tensor:
     """One after the other, on the device of the first."""
     if len(parts) == 1:
         return parts[0]

@@ -37,8 +37,6 @@ class Place:
 class SettingsRecord:
     """Extremes of the settings, one row a parameter group. Reading them waits for no device."""
 
-    names = ("lr", "decay", "low", "high")
-
     def __init__(self, optimizer: torch.optim.Optimizer, max_lr: float) -> None:
         self.optimizer, self.max_lr = optimizer, max_lr
         self.rows: list[dict[str, float]] = []

@@ -21,13 +21,10 @@ def masked_factors(unit: Unit, mask: Tensor) -> Iterator[tuple[nn.Parameter, Ten
     yield unit.gamma, sharded_like(mask.unsqueeze(0), unit.gamma)
 
 
+@torch.no_grad()
 def zero_groups(unit: Unit) -> Tensor:
-    """``(J,)``: every factor of the group is exactly zero. Entries are counted, as squares of small ones vanish."""
-    zero = (unit.gates() == 0).all(0)
-    for site in unit.sites:
-        alive = site.gate.group_sums((full(site.omega.detach()) != 0).float())
-        zero = zero & (alive == 0).to(zero.device)
-    return zero
+    """``(J,)``: every factor of the group is exactly zero."""
+    return unit.zero_in(list(unit.factors))
 
 
 @torch.no_grad()

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -303,6 +305,34 @@ def test_compact_a_built_model(folder):
     torch.testing.assert_close(torch.export.load("small.pt2").module()(x), small(x))
     plan = json.loads((folder.path / "plan.json").read_text())
     assert plan["parameters"] == [74, 47]
+
+
+@pytest.mark.parametrize("option", ["--out", "--plan"])
+def test_compact_replaces_a_file_only_by_force(program, option):
+    there = Path("there.pt2")
+    there.write_text("mine")
+    args = ["compact", program, option, there.name]
+    assert "is there already" in refused(*args)
+    assert there.read_text() == "mine"
+    ok(*args, "--force")
+    assert there.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--out", "net.pt2", "--force"], "which is read"),
+        (["--plan", "link.pt2", "--force"], "which is read"),
+        (["--out", "one.pt2", "--plan", "./one.pt2"], "is named twice"),
+        (["--out", "folder.pt2", "--force"], "is a folder or a device"),
+    ],
+)
+def test_compact_never_replaces_what_it_reads(program, options, said):
+    os.symlink("net.pt2", "link.pt2")
+    Path("folder.pt2").mkdir()
+    before = {p.name: p.read_bytes() for p in Path().iterdir() if p.is_file()}
+    assert said in refused("compact", "net.pt2", *options)
+    assert before == {p.name: p.read_bytes() for p in Path().iterdir() if p.is_file()}
 
 
 def test_compact_the_weights_of_a_compact_model(folder):

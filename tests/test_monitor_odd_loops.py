@@ -77,14 +77,17 @@ def test_gradients_that_grow_before_the_step_are_seen(change: Callable[[nn.Modul
 
 
 @pytest.mark.parametrize("scale", [0.3, 0.25])
-@pytest.mark.parametrize("place", ["after unscale", "after step"])
-def test_a_loss_scale_below_one_makes_no_gradient_smaller(scale: float, place: str) -> None:
+@pytest.mark.parametrize("place", ["before unscale", "after unscale", "after step"])
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loss_scale_below_one_makes_no_gradient_smaller(scale: float, place: str, fused: bool) -> None:
     x, net = torch.randn(32, 5), _net()
     expected = _norms(net, x)
-    optimizer = _sgd(net)
+    optimizer = _sgd(net, fused=fused)
     monitor = _monitor(net, optimizer)
     scaler = torch.amp.GradScaler("cpu", init_scale=scale)
     scaler.scale(_loss(net, x)).backward()
+    if place == "before unscale":
+        monitor.update()
     if place == "after unscale":
         scaler.unscale_(optimizer)
         monitor.update()
@@ -92,6 +95,18 @@ def test_a_loss_scale_below_one_makes_no_gradient_smaller(scale: float, place: s
     if place == "after step":
         monitor.update()
     torch.testing.assert_close(_seen(monitor), expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("scale", "covered"), [(0.25, False), (2.0**10, True)])
+def test_a_penalty_taken_out_before_a_small_loss_scale_certifies_nothing(scale: float, covered: bool) -> None:
+    x, net = torch.randn(32, 5), _net()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    monitor = dg.AbsorptionMonitor(net, 0.1, optimizer, penalty_in_loss=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    scaler.scale(_loss(net, x) + dg.penalty(net, 0.1)).backward()
+    monitor.update()
+    scaler.step(optimizer)
+    assert (monitor.coverage == "theorem") is covered
 
 
 @pytest.mark.parametrize("scale", [1024.0, 1000.0, 0.3])

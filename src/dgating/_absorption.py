@@ -164,8 +164,8 @@ class AbsorptionMonitor:
             return found.sentence
         if bool(self._reader.distorted):
             return (
-                "not covered: gradients that hold the penalty were changed entry by entry before a "
-                "step (clipped by value?)"
+                "not covered: gradients that hold the penalty were changed before a step (clipped by value, or "
+                "unscaled from a loss scale below one after update)"
             )
         factors = [(c.unit, p) for c in deep for p in c.unit.factors]
         if self._reader.foreign:

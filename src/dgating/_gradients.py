@@ -131,7 +131,8 @@ class GradientReader:
     Attributes:
         paused: ignore what backward passes leave.
         closed: whether a step was closed since the last call of ``update``.
-        distorted: whether gradients that hold a penalty ever changed their direction before a step.
+        distorted: whether gradients that hold a penalty ever changed their direction before a step, or grew after
+            the penalty had been taken out of them.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class GradientReader:
         self._gate_norm: Tensor | None = None
         self._signature: Tensor | None = None
         self._left: list[tuple[int, int]] | None = None  # marks when `update` had closed the step
+        self._left_norm: Tensor | None = None  # of the gates then, when nobody told the loss scale
         self._versions = [p._version for p in gradients.gates]
         self._moves = 0  # of the gates, since the last step of the optimizer
         self._attach()
@@ -189,9 +191,9 @@ class GradientReader:
         self._versions = []  # whatever the next ones are, this step has made them
         if self._marks is not None:
             self.close(grad_scale)
-        elif self._left is not None and self.gradients.present and self._left != self.gradients.marks():
-            self.observe(self.gradients.norms(), True)  # changed since `update`, perhaps to larger ones
-        self._left = None
+        elif self._left is not None and self.gradients.present:
+            self._look_again(grad_scale)
+        self._left = self._left_norm = None
         if self._signature is not None and self.gradients.present:
             # clipping by norm scales penalty and data alike, which the theorem allows
             then, now = self._signature, self.gradients.signature()
@@ -205,8 +207,9 @@ class GradientReader:
         self._watch_gates()
         if self._marks is not None:
             self.close(grad_scale)
-            if self.optimizer is not None and self.kappas is None and not self.added_later:
+            if self.optimizer is not None and not self.added_later:
                 self._left = self.gradients.marks()
+                self._left_norm = self.gradients.gate_norm() if grad_scale is None else None
         elif not self.closed:
             self.gradients.check_factors()
             self.gradients.check_backward()
@@ -214,6 +217,21 @@ class GradientReader:
             scale = 1.0 if grad_scale is None else grad_scale
             self.observe(self.gradients.norms(self._kappas(), scale), False)
         self.closed = False
+
+    def _look_again(self, grad_scale: Tensor | None) -> None:
+        """Whether gradients have grown since `update`: changed by hand, or unscaled from a loss scale below one."""
+        if self.kappas is None and self._left != self.gradients.marks():
+            self.observe(self.gradients.norms(), True)
+        elif self._left_norm is not None:
+            grown = self.gradients.gate_norm() / self._left_norm
+            if grad_scale is not None:
+                grown = grown / grad_scale
+            larger = (grown > 1 + ROUNDING) & grown.isfinite()
+            if self.kappas is None:
+                assert self._norms is not None
+                self.observe((self._norms * grown).where(larger, 0.0), True)
+            else:  # the penalty was taken out for another scale
+                self.distorted |= larger
 
     def _watch_gates(self) -> None:
         versions = [p._version for p in self.gradients.gates]
@@ -263,7 +281,7 @@ class GradientReader:
 
     def forget(self) -> None:
         """As if there had been no backward pass."""
-        self._norms = self._gate_norm = self._signature = self._marks = self._left = None
+        self._norms = self._gate_norm = self._signature = self._marks = self._left = self._left_norm = None
         self.closed = False
 
     def _kappas(self) -> list[float] | None:

@@ -68,6 +68,7 @@ def compact_command(
     fold: Annotated[
         bool, typer.Option(help="Move constants other than zero into biases, so that their units can leave.")
     ] = True,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Remove from a saved model what contributes exactly nothing, and check that it computes the same.
 
@@ -77,7 +78,9 @@ def compact_command(
     from dgating.cli.compact import compact
 
     with one_line():
-        compact(model, weights=weights, shapes=shape or [], inputs=inputs, out=out or [], plan=plan, fold=fold)
+        compact(
+            model, weights=weights, shapes=shape or [], inputs=inputs, out=out or [], plan=plan, fold=fold, force=force
+        )
 
 
 @app.command(name="inspect")

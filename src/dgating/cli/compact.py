@@ -11,6 +11,7 @@ from torch import nn
 
 import dgating as dg
 from dgating._files import write_text
+from dgating.cli.files import check_output
 from dgating.cli.models import Subject, subject
 from dgating.cli.terminal import console, plain
 from dgating.compaction._inputs import call_kwargs
@@ -38,15 +39,17 @@ def compact(
     out: list[Path],
     plan: Path | None,
     fold: bool,
+    force: bool,
 ) -> None:
     """Print the plan and the sizes; write the compact model to every file of ``out``.
 
     Raises:
-        ValueError: options that do not go together, or a file that is not what it should be.
+        ValueError: options that do not go together, a file that is not what it should be, or one that is there
+            already and would be replaced without ``force``.
         RuntimeError: the model cannot be read or run.
     """
     try:
-        _compact(model, weights, shapes, inputs, out, plan, fold)
+        _compact(model, weights, shapes, inputs, out, plan, fold, force)
     except Exception as error:
         if not model.lower().endswith(".pt2"):  # a fault in code is easier to find with its traceback
             raise
@@ -64,10 +67,10 @@ def _compact(
     out: list[Path],
     plan: Path | None,
     fold: bool,
+    force: bool,
 ) -> None:
-    for path in out:
-        if path.suffix.lower() not in WRITERS:
-            raise ValueError(f"--out: expected a name that ends in {', '.join(WRITERS)}, received {path.name!r}.")
+    reads = [Path(model), *([] if weights is None else [weights])]
+    _check_outputs(out, plan, force, reads)
     screen = console()
     case = subject(model, weights, shapes, inputs)
     if case.target == "graph" and any(p.suffix.lower() == ".safetensors" for p in out):
@@ -80,16 +83,32 @@ def _compact(
     for line in str(what).split("\n"):
         screen.print(plain(line))
     if plan is not None:
+        check_output("--plan", plan, force, reads)
         write_text(plan, what.to_json() + "\n")
     screen.print(sizes(case.model, small))
     seen = compare(case.model, small, case)
     screen.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
     for path in out:
+        check_output("--out", path, force, reads)
         screen.print(plain(write(small, case, path)))
     if out and case.fixed_axes:
         screen.print(plain(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}"))
     if not out:
         screen.print("nothing written; --out says where to")
+
+
+def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[Path]) -> None:
+    """Raise ``ValueError`` before anything is computed for a file that cannot or must not be written."""
+    for path in out:
+        if path.suffix.lower() not in WRITERS:
+            raise ValueError(f"--out: expected a name that ends in {', '.join(WRITERS)}, received {path.name!r}.")
+    named = [("--out", path) for path in out] + ([] if plan is None else [("--plan", plan)])
+    places = [path.resolve() for _, path in named]
+    twice = next((path for path in places if places.count(path) > 1), None)
+    if twice is not None:
+        raise ValueError(f"--out, --plan: expected different files, {str(twice)!r} is named twice.")
+    for option, path in named:
+        check_output(option, path, force, reads)
 
 
 def compare(model: nn.Module, small: nn.Module, case: Subject) -> Checked:

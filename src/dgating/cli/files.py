@@ -1,7 +1,9 @@
-"""Files that the commands read: there, whole, and of the kind that was expected."""
+"""Files of the commands: those that they read are there and whole, those that they write replace nothing."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,29 @@ def existing(path: Path) -> Path:
     if not path.is_file():
         raise ValueError(f"no file {str(path)!r}.")
     return path
+
+
+def same_file(a: Path, b: Path) -> bool:
+    """Whether two paths lead to one file that is there."""
+    return a.exists() and b.exists() and a.samefile(b)
+
+
+def check_output(option: str, out: Path, force: bool, reads: Iterable[Path] = ()) -> None:
+    """Raise ``ValueError`` where a file would replace something that it must not.
+
+    Args:
+        option: of the command, for the message.
+        out: the file that will be written.
+        force: replace a file that is there. Folders, devices and what is read are never replaced.
+        reads: files that the command reads.
+    """
+    if out.exists() and not out.is_file():
+        raise ValueError(f"{option}: expected a file, {str(out)!r} is a folder or a device; name another one.")
+    read = next((path for path in reads if same_file(out, path)), None)
+    if read is not None:
+        raise ValueError(f"{option}: expected a new file, {str(out)!r} is {read.name!r}, which is read; name another.")
+    if os.path.lexists(out) and not force:
+        raise ValueError(f"{option} {str(out)!r} is there already; name another file, or replace it by --force.")
 
 
 def checked_safetensors(path: Path) -> Stored:

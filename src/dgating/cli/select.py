@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgating.cli.files import check_output, same_file
 from dgating.cli.terminal import console, plain
 
 if TYPE_CHECKING:
@@ -73,24 +74,15 @@ def lies_in(path: Path, folder: Path) -> bool:
     """Whether a file, or one that would be made, is below a folder: by its own name, or where a link leads."""
     whole = Path(os.path.realpath(folder))
     names = (Path(os.path.realpath(path)), Path(os.path.realpath(path.parent)) / path.name)
-    return any(place == whole or _same(place, folder) for name in names for place in name.parents)
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.exists() and b.exists() and a.samefile(b)
+    return any(place == whole or same_file(place, folder) for name in names for place in name.parents)
 
 
 def _check_predictions(out: Path, report: Path, table: Path, force: bool) -> None:
     """Raise ``ValueError`` where predictions would replace something that they must not."""
-    if out.exists() and not out.is_file():
-        raise ValueError(f"--out: expected a file, {str(out)!r} is a folder or a device; name another one.")
-    if _same(out, table):
-        raise ValueError(f"--out: expected a new file, {str(out)!r} is the table that is read; name another one.")
     files = [place for place in report.iterdir() if place.is_file()] if report.is_dir() else []
-    if lies_in(out, report) or any(_same(out, place) for place in files):
+    if lies_in(out, report) or any(same_file(out, place) for place in files):
         raise ValueError(f"--out: expected a file outside the report, {str(out)!r} is in it; name another one.")
-    if os.path.lexists(out) and not force:
-        raise ValueError(f"--out {str(out)!r} is there already; name another file, or replace it by --force.")
+    check_output("--out", out, force, [table])
 
 
 def _show(found: Selection, out: Path) -> None:

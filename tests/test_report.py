@@ -220,6 +220,17 @@ def test_plot_of_history(trained, tmp_path):
     assert list(again.get_lines()[0].get_ydata()) == list(certified.get_ydata())
 
 
+@pytest.mark.parametrize("name", [r"$\frac", "$x^2$", "a_b"])
+def test_names_in_plots_are_no_formulas(name, tmp_path):
+    net = nn.Linear(4, 2)
+    dg.gate_(net, dg.features(net, name=name))
+    axes = dg.plot_group_norms(net)
+    assert png(axes, tmp_path / "norms.png")
+    assert [(t.get_text(), t.get_parse_math()) for t in axes.get_legend().get_texts()] == [(name, False)]
+    row = {"step": 100, "groups": {name: {"groups": 8, "absorbed": 2, "below_threshold": 0}}}
+    assert png(dg.plot_history([row]), tmp_path / "history.png")
+
+
 def test_history_is_ready_for_json(trained):
     _, monitor = trained
     rows = json.loads(json.dumps(monitor.history, default=int))

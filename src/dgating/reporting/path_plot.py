@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgating.paths._rules import standard_errors
+from dgating.reporting.plots import literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,11 +49,12 @@ def plot_path(path: RegularizationPath, groups: str | None = None) -> Figure:
     if not all(math.isnan(s) for s in scores):
         right = above.twinx()
         right.plot(lams, scores, color="C1", marker=".")
-        right.set_ylabel(str(path.settings.get("score", "score")), color="C1")
+        literal([right.set_ylabel(str(path.settings.get("score", "score")), color="C1")])
     norms = torch.stack([p.norms[name] for p in path])
     order = (norms > 0).sum(0).argsort(descending=True, stable=True)[:MOST_LINES]
     below.plot(lams, norms[:, order].numpy(), lw=0.8)
-    below.set(xscale="log", xlabel=r"$\lambda$", ylabel=f"norms of {name}")
+    below.set(xscale="log", xlabel=r"$\lambda$")
+    literal([below.set_ylabel(f"norms of {name}")])
     below.set_ylim(bottom=0)
     return figure
 
@@ -78,7 +80,8 @@ def plot_cross_validation(found: CrossValidatedPath, rules: Sequence[str] = ("be
     lams = found.path.lams
     axes.errorbar(lams, found.scores.mean(0), standard_errors(found.scores), color="C1", marker=".", capsize=2)
     axes.set(xscale="log", xlabel=r"$\lambda$")
-    axes.set_ylabel(f"{found.path.settings.get('score', 'score')}, {len(found.scores)} folds", color="C1")
+    score = found.path.settings.get("score", "score")
+    literal([axes.set_ylabel(f"{score}, {len(found.scores)} folds", color="C1")])
     right = axes.twinx()
     right.plot(lams, [p.n_groups for p in found.path], color="C0", drawstyle="steps-mid")
     right.set_ylabel("groups", color="C0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +14,7 @@ from dgating._penalty import FLOAT32_EPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 
 def plot_group_norms(
@@ -55,7 +57,7 @@ def plot_group_norms(
     ax.axhline(tol, color="0.5", ls=":", lw=1)
     ax.annotate("threshold", (0.01, tol), textcoords="offset points", xytext=(0, 3), color="0.4", fontsize=8)
     ax.set(yscale="log", xlabel="share of groups, largest first", ylabel="norm of the effective weights", xlim=(0, 1))
-    ax.legend(title="certified: x" if masks else None)
+    literal(ax.legend(title="certified: x" if masks else None).get_texts())
     return ax
 
 
@@ -90,8 +92,15 @@ def plot_history(history: AbsorptionMonitor | list[dict[str, Any]], ax: Axes | N
         below = [float(r["below_threshold"]) / r["groups"] for r in rows]
         ax.plot(steps, below, ls=":", color=line.get_color(), label=f"{name}: below the threshold")
     ax.set(xlabel="training step", ylabel="share of groups", ylim=(-0.02, 1.02))
-    ax.legend(fontsize=8)
+    literal(ax.legend(fontsize=8).get_texts())
     return ax
+
+
+def literal(texts: Iterable[Text]) -> None:
+    """Draw texts as they are written: a name is no formula, whatever the user's own settings say."""
+    for text in texts:
+        text.set_parse_math(False)
+        text.set_usetex(False)
 
 
 def _axes(ax: Axes | None) -> Axes:

@@ -21,7 +21,7 @@ import dgating as dg
 import dgating.cli.demo
 import dgating.cli.inspect_onnx
 import dgating.cli.models
-import dgating.cli.terminal
+from dgating._text import plain
 from dgating.cli.app import app
 
 FILES = ["compact.safetensors", "model.onnx", "model.safetensors", "pixels.png", "report.json"]
@@ -571,7 +571,7 @@ def harmless(said):
 @pytest.mark.parametrize("name", NAMES)
 def test_names_from_files_are_shown_and_never_interpreted(folder, name):
     """As they are, with a mark in place of what would steer a terminal; in reports and in errors."""
-    shown = dgating.cli.terminal.plain(name)
+    shown = plain(name)
     save_file({name: torch.zeros(2)}, "names.safetensors")
     said = ok("inspect", "names.safetensors")
     assert shown in said

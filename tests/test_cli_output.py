@@ -17,10 +17,10 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from dgating._text import argument, command_line, plain
 from dgating.cli.app import app
-from dgating.cli.terminal import console, plain
+from dgating.cli.terminal import console
 from dgating.tables._csv import FORMULA, safe, write_csv
-from dgating.tables._shell import argument, command_line
 
 ESCAPES = ["\x1b[31mred", "\x1b]0;title\x07", "\x9b2J", "\x1b]8;;http://evil\x1b\\link", "a\x08\x08b", "bell\x07"]
 DIRECTIONS = ["\u202egnp.exe", "\u2066isolated\u2069", "\u200frtl", "soft\u00adhyphen", "zero\u200bwidth"]

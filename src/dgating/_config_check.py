@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from dgating._plan import check_depth
+from dgating._checks import check_depth
 from dgating._reading import whole_numbers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dgating._optim import check_number
+from dgating._checks import check_number
 from dgating._penalty import FLOAT32_EPS
 from dgating._units import Unit, by_groups, full, units
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dgating._checks import check_depth
 from dgating._gate import Gate, Place
 from dgating._groups import Groups
 from dgating._migrate import migrated_state
 from dgating._optim_state import bare, check_holds, entry_state, hand_over
-from dgating._plan import PlannedGroups, PlannedPart, check_depth, plan_gating
+from dgating._plan import PlannedGroups, PlannedPart, plan_gating
 from dgating._transaction import all_or_nothing, to_the_end
 from dgating._units import Site, Unit, by_groups, find_units, gate_of, units
 from dgating._zeros import masked_factors

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgating._optim import check_number
+from dgating._checks import check_number
 
 
 def check_options(window: object, safety: float, screen: float, max_lr: float, two_penalties: bool) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dgating._checks import check_number
 from dgating._optim_state import REST_DECAY, ROLE, bare, check_holds
 from dgating._penalty import effective_penalty_of, weight_decay_of
 from dgating._trial import Decay, decay_of
@@ -229,13 +229,6 @@ def lam_by_groups(lam: Lam, found: list[Unit]) -> dict[str, float]:
     for value in out.values():
         check_number("lam", value)
     return {name: float(value) for name, value in out.items()}
-
-
-def check_number(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name}: expected a number, received {type(value).__name__}. Convert it with float().")
-    if not math.isfinite(value) or float(value) < 0:
-        raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
 
 
 def check_optimizer(

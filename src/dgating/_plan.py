@@ -43,22 +43,6 @@ class PlannedGroups:
     parts: tuple[PlannedPart, ...]
 
 
-MOST_DEPTH = 64  # a gate tensor has D - 1 numbers a group, and a file could ask for any number
-
-
-def check_depth(depth: int) -> int:
-    """Raise unless ``depth`` is a whole number from two to :data:`MOST_DEPTH`."""
-    if isinstance(depth, bool) or not isinstance(depth, int):
-        raise TypeError(f"depth: expected a whole number >= 2, received {depth!r}.")
-    if depth < 2:
-        raise ValueError(
-            f"depth: expected at least 2 (2 = group lasso, 3 and 4 = sparser, non-convex), received {depth}."
-        )
-    if depth > MOST_DEPTH:
-        raise ValueError(f"depth: expected at most {MOST_DEPTH}, received {depth}. 3 and 4 are usual.")
-    return depth
-
-
 def plan_gating(model: nn.Module, groups: Groups | Iterable[Groups]) -> list[PlannedGroups]:
     """Everything that can fail in :func:`~dgating.gate_`, without side effects."""
     check_eager(model)

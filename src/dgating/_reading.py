@@ -249,3 +249,10 @@ def _finite(text: str) -> float:
 
 def _no_constant(text: str) -> float:
     raise ValueError(f"expected finite numbers, received {text}")
+
+
+def existing(path: Path) -> Path:
+    """The path, if there is a file."""
+    if not path.is_file():
+        raise ValueError(f"no file {str(path)!r}.")
+    return path

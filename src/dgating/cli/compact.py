@@ -11,9 +11,10 @@ from torch import nn
 
 import dgating as dg
 from dgating._files import write_text
+from dgating._text import plain
 from dgating.cli.files import check_output
 from dgating.cli.models import Subject, subject
-from dgating.cli.terminal import console, plain
+from dgating.cli.terminal import console
 from dgating.compaction._inputs import call_kwargs
 from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
 

@@ -22,7 +22,8 @@ import dgating as dg
 from dgating._files import write_bytes, write_text
 from dgating._folders import Contents, staged, writing
 from dgating._penalty import FLOAT32_EPS
-from dgating.cli.terminal import console, plain
+from dgating._text import plain
+from dgating.cli.terminal import console
 
 ONNX_FILE = "model.onnx"
 DEMO = Contents(

@@ -17,7 +17,7 @@ from types import FrameType
 
 import typer
 
-from dgating.cli.terminal import plain
+from dgating._text import plain
 
 MISTAKE, BUG, INTERRUPTED, PIPE = 2, 70, 130, 1
 TRACEBACK = "DGATING_TRACEBACK"  # the environment variable that shows where an error comes from

@@ -10,13 +10,6 @@ from typing import Any
 from dgating._reading import Stored, read_json, read_safetensors, refusing
 
 
-def existing(path: Path) -> Path:
-    """The path, if there is a file."""
-    if not path.is_file():
-        raise ValueError(f"no file {str(path)!r}.")
-    return path
-
-
 def same_file(a: Path, b: Path) -> bool:
     """Whether two paths lead to one file that is there."""
     return a.exists() and b.exists() and a.samefile(b)

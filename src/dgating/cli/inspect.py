@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dgating.cli.files import checked_safetensors, existing, manifest_of
+from dgating._reading import existing
+from dgating._text import plain
+from dgating.cli.files import checked_safetensors, manifest_of
 from dgating.cli.inspect_onnx import inspect_onnx
 from dgating.cli.inspect_pt2 import inspect_pt2
 from dgating.cli.listing import ROWS, TENSORS, Cell, Say, fill, numel, shape_text, table, tensor_row
-from dgating.cli.terminal import console, plain
+from dgating.cli.terminal import console
 from dgating.compaction._save import FORMAT, UNSEALED
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dgating.cli.terminal import plain
+from dgating._text import plain
 
 Say = Callable[[Any], None]
 Cell = str | list[str]  # a list has a line for each

@@ -12,8 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dgating.cli.files import checked_safetensors, existing, manifest_of
-from dgating.cli.terminal import plain
+from dgating._reading import existing
+from dgating._text import plain
+from dgating.cli.files import checked_safetensors, manifest_of
 from dgating.compaction._inputs import split_inputs
 from dgating.compaction._save import load_compact
 

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dgating._text import plain
 from dgating.cli.files import check_output, same_file
-from dgating.cli.terminal import console, plain
+from dgating.cli.terminal import console
 
 if TYPE_CHECKING:
     from dgating.tables._select import Selection, Settings

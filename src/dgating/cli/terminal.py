@@ -1,4 +1,4 @@
-"""What the commands print: words, never instructions to the terminal."""
+"""The console of the commands: words, never instructions to the terminal."""
 
 from __future__ import annotations
 
@@ -7,17 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-
-
-def plain(text: object) -> str:
-    """The text on one line, without characters that a terminal acts upon.
-
-    Escapes, line breaks, characters that change the direction of writing, and all others that are not printable are
-    replaced by U+FFFD.
-    """
-    return "".join(c if c.isprintable() else REPLACEMENT for c in str(text))
 
 
 def console(stderr: bool = False, quiet: bool = False) -> Console:

@@ -18,10 +18,11 @@ from dgating.compaction._graphs import graph_copy, rewritten_module
 from dgating.compaction._inputs import Args, call_kwargs, split_inputs
 from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
 from dgating.compaction._optimizer import check_sliceable, slice_optimizer
-from dgating.compaction._plan import CompactionPlan, analyse, make_plan
+from dgating.compaction._plan import CompactionPlan, make_plan
 from dgating.compaction._record import Record, describe_inputs
 from dgating.compaction._recorder import Recorder, record
 from dgating.compaction._verify import run
+from dgating.structure._analyse import analyse
 from dgating.structure._capture import CompactionError
 from dgating.structure._solve import solve
 

@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgating._checks import check_weights
+from dgating._checks import check_number, check_weights
 from dgating._files import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
 from dgating._one_export import EXPORT
-from dgating._optim import check_number
 from dgating.compaction._batch import Inputs, exported, outputs_of
 from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
 from dgating.compaction._inputs import Args, Kwargs, call_kwargs, split_inputs, tensors_of, uncompiled

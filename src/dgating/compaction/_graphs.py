@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from dgating.compaction._compact_graph import CompactGraph
 from dgating.compaction._inputs import Args
-from dgating.compaction._plan import CompactionPlan, analyse, make_plan
+from dgating.compaction._plan import CompactionPlan, make_plan
 from dgating.compaction._traced import Traced
+from dgating.structure._analyse import analyse
 from dgating.structure._capture import CompactionError
 from dgating.structure._engine import Engine
 from dgating.structure._rewrite import changes

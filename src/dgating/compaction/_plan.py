@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from dgating._checks import check_eager
 from dgating.compaction._finite import check_finite
 from dgating.compaction._inputs import call_kwargs, split_inputs
-from dgating.structure._capture import capture, module_of
+from dgating.structure._analyse import analyse
+from dgating.structure._capture import module_of
 from dgating.structure._engine import Engine
 from dgating.structure._info import Info
 from dgating.structure._rewrite import Change, changes
 from dgating.structure._sizes import Slice, slices_of
 from dgating.structure._solve import Solution, solve
 from dgating.structure._uses import MatrixUse
-from dgating.structure.rules import RULES, fallback, keeps
 
 
 @dataclass(frozen=True)
@@ -108,30 +108,6 @@ class CompactionPlan:
         for op, where in self.unknown.items():
             lines.append(f"  no rule for {op}, in {', '.join(sorted(set(where))[:3]) or 'the model'}")
         return "\n".join(lines)
-
-
-def analyse(
-    model: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    dynamic_shapes: Any = None,
-    loose: bool = True,
-    training: bool = False,
-) -> Engine:
-    """Export the model and run every op rule on it; ``training``: what is known holds in training mode, too.
-
-    Twice: axes of a weight that the first walk sees merged get joint labels in the second, and what it finds fixed is
-    plain from the start, so that it cannot stand in the way of what comes before it in the graph.
-    """
-    captured = capture(model, args, dict(kwargs), keeps, dynamic_shapes)
-    first = Engine(captured, RULES, fallback, values=False, loose=loose).run()
-    if first.merged:
-        first = Engine(captured, RULES, fallback, values=False, loose=loose, layouts=first.merged).run()
-    second = Engine(
-        captured, RULES, fallback, first.fixed_axes(), loose=loose, layouts=first.layouts, training=training
-    ).run()
-    second.unknown = first.unknown | second.unknown
-    return second
 
 
 def plan_compaction(

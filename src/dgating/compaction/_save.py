@@ -23,8 +23,9 @@ from dgating.compaction._manifest import (
     slices_of_step,
 )
 from dgating.compaction._modules import module_changes, repeat_attributes, sliced_copy
-from dgating.compaction._plan import CompactionPlan, analyse
+from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._record import MOST_INPUTS, example_inputs, size_of_inputs
+from dgating.structure._analyse import analyse
 from dgating.structure._capture import CompactionError
 from dgating.structure._sizes import Slice, cut
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dgating._optim import check_number
+from dgating._checks import check_number
 
 
 def codes_of(y: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

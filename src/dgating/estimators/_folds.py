@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 
-from dgating.paths._arguments import check_rows
+from dgating._checks import check_rows
 from dgating.paths._rules import choose, standard_errors
 from dgating.paths._tasks import Result
 

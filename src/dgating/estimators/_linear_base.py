@@ -12,14 +12,13 @@ from sklearn.metrics import get_scorer
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from dgating._optim import check_number
+from dgating._checks import check_below_one, check_depth, check_number, check_strengths, check_whole
 from dgating.estimators._class_weight import class_factors, codes_of
 from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
 from dgating.estimators._linear_folds import fold_tasks
 from dgating.estimators._selector import GroupSelectorMixin
-from dgating.paths._arguments import check_below_one, check_depth, check_strengths, check_whole
 from dgating.paths._condense import BLOCK
 from dgating.paths._grid import lam_grid
 from dgating.paths._linear_data import LossName

@@ -17,13 +17,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from dgating._optim import check_number
+from dgating._checks import check_below_one, check_depth, check_device, check_lams, check_number, check_whole
 from dgating.estimators._class_weight import class_factors, codes_of
 from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fitness, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
-from dgating.paths._arguments import check_below_one, check_depth, check_device, check_lams, check_whole
 from dgating.paths._cross_validation import kept_path
 from dgating.paths._data import BLOCK
 from dgating.paths._grid import lam_grid

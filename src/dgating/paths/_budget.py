@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgating._checks import check_below_one, check_number, check_whole
 from dgating._model import collapse_, is_gated
-from dgating._optim import check_number
 from dgating.compaction._profile import profile
-from dgating.paths._arguments import check_below_one, check_whole
 from dgating.paths._objective import Loss, Score
 from dgating.paths._path import MakeGroups, begin, check_call, rising, seeded, warn_ended
 from dgating.paths._result import PathPoint, RegularizationPath

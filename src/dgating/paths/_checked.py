@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgating._plan import MOST_DEPTH
-from dgating.paths._arguments import check_below_one, check_whole
+from dgating._checks import check_below_one, check_depth, check_whole
 
 Array = Tensor | np.ndarray
 
@@ -42,7 +41,7 @@ def vector(value: Any, name: str, like: Tensor, length: int | None = None, what:
 
 def solver_options(lams: Any, tol: Any, max_iter: Any, depth: Any, shallowest: int) -> Tensor:
     """What both solvers are called with, checked before the data are looked at; the strengths on the CPU."""
-    check_whole("depth", depth, shallowest, MOST_DEPTH)
+    check_depth(depth, shallowest)
     check_below_one("tol", tol, zero=False)
     check_whole("max_iter", max_iter, 1)
     made = lams if isinstance(lams, Tensor) else torch.tensor(np.asarray(lams))

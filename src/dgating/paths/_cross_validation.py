@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from dgating._checks import check_fold, check_whole
 from dgating._files import write_bytes
 from dgating._reading import MALFORMED, read_json_file, read_sealed_json, refusing, warn_unsealed
 from dgating._sealing import seal_json
-from dgating.paths._arguments import check_fold, check_whole
 from dgating.paths._data import Data, as_data
 from dgating.paths._path import check_call, path, seeded
 from dgating.paths._result import PathPoint, RegularizationPath

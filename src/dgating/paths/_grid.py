@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgating._optim import check_number
+from dgating._checks import MOST_LAMS, check_callable, check_number, check_seed, check_whole
 from dgating._units import Unit, units
-from dgating.paths._arguments import MOST_LAMS, check_callable, check_seed, check_whole
 from dgating.paths._data import as_data
 from dgating.paths._objective import Loss, default_loss, mean_loss
 

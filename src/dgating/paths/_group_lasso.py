@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dgating.paths._arguments import check_depth
+from dgating._checks import check_depth
 from dgating.paths._checked import Array, solver_options
 from dgating.paths._grid import _largest
 from dgating.paths._linear_data import LossName, prepare

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from dgating._checks import check_callable, check_depth, check_device, check_lams, check_seed, check_whole
 from dgating._groups import Groups
 from dgating._model import gate_, is_gated
 from dgating._units import units
-from dgating.paths._arguments import check_callable, check_depth, check_device, check_lams, check_seed, check_whole
 from dgating.paths._data import Data, as_data, split
 from dgating.paths._grid import lam_grid, lam_max
 from dgating.paths._objective import Loss, Score, default_loss, default_score

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dgating._checks import check_number
 from dgating._files import write_bytes
-from dgating._optim import check_number
 from dgating._reading import refusing, warn_unsealed
 from dgating.paths._result_file import FORMAT, NUMBERS, path_from_file, path_to_bytes
 from dgating.paths._rules import RULES

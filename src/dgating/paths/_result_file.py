@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dgating._plan import MOST_DEPTH
+from dgating._checks import MOST_DEPTH
 from dgating._reading import read_json, read_safetensors
 from dgating._sealing import seal_safetensors
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from dgating._optim import check_number
+from dgating._checks import check_number
 
 RULES = ("best", "1se", "within")
 

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
+from dgating._checks import check_whole
 from dgating._files import write_bytes
 from dgating._reading import MALFORMED, read_json, read_safetensors
 from dgating._sealing import seal_safetensors
-from dgating.paths._arguments import check_whole
 from dgating.paths._settings import described
 
 Result = dict[str, np.ndarray]

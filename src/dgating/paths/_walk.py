@@ -11,8 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dgating._optim import check_number
-from dgating.paths._arguments import check_below_one, check_positive, check_whole
+from dgating._checks import check_below_one, check_number, check_positive, check_whole
 from dgating.paths._data import Data
 from dgating.paths._grid import fit
 from dgating.paths._objective import Loss, Score, judged, mean_loss, outputs

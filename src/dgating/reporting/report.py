@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from dgating._absorption import AbsorptionMonitor, certified_groups
+from dgating._checks import check_number
 from dgating._diagnostics import nonfinite_groups
-from dgating._optim import check_number
 from dgating._penalty import FLOAT32_EPS
 from dgating._units import units
 

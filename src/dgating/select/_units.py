@@ -12,7 +12,7 @@ from dgating._checks import check_eager
 from dgating._groups import Groups, Member, Part
 from dgating._partition import UNGATED, partition_by_labels
 from dgating.compaction._inputs import call_kwargs, split_inputs
-from dgating.compaction._plan import analyse
+from dgating.structure._analyse import analyse
 from dgating.structure._discovery import Discovery, Family, Site
 
 

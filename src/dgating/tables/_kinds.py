@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dgating.tables._shell import quoted
+from dgating._text import quoted
 
 NUMBER, CATEGORY, DATE = "number", "category", "date"
 IDENTIFIER = 0.9  # share of distinct values from which a text column names the rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dgating.cli.terminal import plain
+from dgating._text import plain
 from dgating.tables._select import SCORES, Selection
 
 NAMED = 12  # features with a name beside their line

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgating.cli.files import existing
+from dgating._reading import existing
 
 SEPARATORS = (",", ";", "\t", "|")
 TEXT, PARQUET = (".csv", ".tsv"), (".parquet", ".pq")

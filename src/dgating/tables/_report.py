@@ -15,14 +15,13 @@ from typing import Any
 import dgating
 from dgating._files import write_bytes, write_text
 from dgating._folders import Contents
-from dgating.cli.terminal import plain
+from dgating._text import argument, command_line, plain
 from dgating.tables._csv import write_csv
 from dgating.tables._encode import MOST_WORDS
 from dgating.tables._kinds import CATEGORY, DATE, Column
 from dgating.tables._picture import picture
 from dgating.tables._predictor import WEIGHTS_FILE, WORDS_FILE
 from dgating.tables._select import SCORES, Point, Selection, Settings
-from dgating.tables._shell import argument, command_line
 
 TABLE_FILE, PICTURE_FILE, METRICS_FILE, PAGE_FILE = "selected.csv", "path.png", "metrics.json", "report.html"
 REPORT = Contents(

@@ -14,6 +14,7 @@ import pandas as pd
 from sklearn.metrics import log_loss, r2_score
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
+from dgating._text import quoted
 from dgating.estimators._linear import DGatedLinearClassifierCV, DGatedLinearRegressorCV
 from dgating.estimators._network import DGatedClassifierCV, DGatedRegressorCV
 from dgating.paths._rules import RULES, choose, standard_errors
@@ -21,7 +22,6 @@ from dgating.tables._encode import Feature, encode, feature_of, group_labels
 from dgating.tables._kinds import DATE, Column, column_of, counts_rows
 from dgating.tables._predictor import Predictor
 from dgating.tables._read import Reading, check_memory
-from dgating.tables._shell import quoted
 from dgating.tables._target import CLASSIFICATION, TASKS, Target, check_folds, target_of
 
 MODELS = ("linear", "network")

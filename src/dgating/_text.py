@@ -1,9 +1,20 @@
-"""Command lines as a user can paste them into a shell."""
+"""Words that may come from a file, made safe: on a terminal, and on a command line that a user pastes into a shell."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def plain(text: object) -> str:
+    """The text on one line, without characters that a terminal acts upon.
+
+    Escapes, line breaks, characters that change the direction of writing, and all others that are not printable are
+    replaced by U+FFFD.
+    """
+    return "".join(c if c.isprintable() else REPLACEMENT for c in str(text))
 
 
 def quoted(word: str) -> str:

@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import dgating as dg
+from dgating._lam import lam_grid
 from dgating.paths._data import as_data, split
-from dgating.paths._grid import lam_grid, lam_max
+from dgating.paths._grid import lam_max
 from dgating.paths._path import path
 from dgating.paths._result import RegularizationPath, equal
 from dgating.paths._shrink import Shrinking, balance_

@@ -15,6 +15,7 @@ from dgating._diagnostics import sparsity as sparsity
 from dgating._groups import Groups as Groups
 from dgating._groups import concat as concat
 from dgating._groups import tie as tie
+from dgating._lam import lam_grid as lam_grid
 from dgating._model import collapse_ as collapse_
 from dgating._model import gate_ as gate_
 from dgating._model import is_gated as is_gated
@@ -45,7 +46,6 @@ from dgating.compaction._save import save_compact as save_compact
 from dgating.paths._budget import budget_path as budget_path
 from dgating.paths._cross_validation import CrossValidatedPath as CrossValidatedPath
 from dgating.paths._cross_validation import cross_validate_path as cross_validate_path
-from dgating.paths._grid import lam_grid as lam_grid
 from dgating.paths._grid import lam_max as lam_max
 from dgating.paths._group_bridge import GroupBridgePath as GroupBridgePath
 from dgating.paths._group_bridge import group_bridge_path as group_bridge_path

@@ -1,46 +1,18 @@
-r"""Grids of strengths: from the smallest λ that matters to the one at which every group is zero."""
+r"""The strength λ at which every group of a gated model is zero."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dgating._checks import MOST_LAMS, check_callable, check_number, check_seed, check_whole
+from dgating._checks import check_callable, check_seed, check_whole
+from dgating._lam import largest_lam
 from dgating._units import Unit, units
 from dgating.paths._data import as_data
 from dgating.paths._objective import Loss, default_loss, mean_loss
-
-
-def lam_grid(lam_max: float, ratio: float = 1e-3, n: int = 50) -> list[float]:
-    r"""``n`` strengths, log-spaced from ``ratio * lam_max`` up to ``lam_max``: from dense to sparse.
-
-    Args:
-        lam_max: the largest strength, for example of :func:`lam_max`.
-        ratio: the smallest one as a share of it, in ``(0, 1]``.
-        n: how many.
-
-    Raises:
-        ValueError: a strength or share that is not positive, or ``n < 1``.
-
-    Example:
-        >>> [round(lam, 4) for lam in lam_grid(1.0, ratio=0.01, n=3)]
-        [0.01, 0.1, 1.0]
-    """
-    check_number("lam_max", lam_max)
-    check_number("ratio", ratio)
-    if not lam_max > 0:
-        raise ValueError(f"lam_max: expected a positive number, received {lam_max!r}.")
-    if not 0 < ratio <= 1:
-        raise ValueError(f"ratio: expected a share in (0, 1], received {ratio!r}.")
-    check_whole("n", n, 1, MOST_LAMS)
-    if n == 1:
-        return [float(lam_max)]
-    step = math.log(1 / ratio) / (n - 1)
-    return [float(lam_max * math.exp(-step * (n - 1 - i))) for i in range(n - 1)] + [float(lam_max)]
 
 
 def lam_max(
@@ -118,7 +90,7 @@ def lam_max(
                 best = max(best, float(norms.max()))
                 continue
             curvature = _curvature(u, mine, norms, probes, generator).double()
-            best = max(best, float(_largest(norms, curvature, u.depth).max()))
+            best = max(best, float(largest_lam(norms, curvature, u.depth).max()))
     finally:
         with torch.no_grad():
             for p, old, grad in saved:
@@ -130,13 +102,6 @@ def lam_max(
             "under a ReLU layer with zero biases). For path, leave lams=None: it raises lam until no group is left."
         )
     return best
-
-
-def _largest(g: Tensor, h: Tensor, depth: int) -> Tensor:
-    share = (1 - 2 / depth) / (2 - 2 / depth)
-    h = h.clamp(min=1e-3 * float(h.max()) + 1e-12)  # a direction without curvature has no largest norm
-    r = share * g / h
-    return 0.5 * depth * r.pow(1 - 2 / depth) * (g - h * r)
 
 
 def _curvature(u: Unit, grads: list[Tensor], norms: Tensor, probes: int, generator: torch.Generator) -> Tensor:
@@ -172,4 +137,4 @@ def fit(parameters: list[nn.Parameter], value: Callable[[], Tensor], steps: int)
     optimizer.step(closure)
 
 
-__all__ = ["lam_grid", "lam_max"]
+__all__ = ["lam_max"]

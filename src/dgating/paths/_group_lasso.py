@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from dgating._checks import check_depth
+from dgating._lam import largest_lam
 from dgating.paths._checked import Array, solver_options
-from dgating.paths._grid import _largest
 from dgating.paths._linear_data import LossName, prepare
 from dgating.paths._solve_group_lasso import solve
 
@@ -213,5 +213,5 @@ def lam_max_linear(
         return convex
     curvatures = data.base.curvatures(data.base.gradient(w))
     penalised = data.factors > 0
-    lams = _largest(state.gradients[penalised], curvatures[penalised], depth) / data.factors[penalised]
+    lams = largest_lam(state.gradients[penalised], curvatures[penalised], depth) / data.factors[penalised]
     return float(lams.max())

@@ -15,10 +15,11 @@ from torch import nn
 
 from dgating._checks import check_callable, check_depth, check_device, check_lams, check_seed, check_whole
 from dgating._groups import Groups
+from dgating._lam import lam_grid
 from dgating._model import gate_, is_gated
 from dgating._units import units
 from dgating.paths._data import Data, as_data, split
-from dgating.paths._grid import lam_grid, lam_max
+from dgating.paths._grid import lam_max
 from dgating.paths._objective import Loss, Score, default_loss, default_score
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._walk import Options, Walk

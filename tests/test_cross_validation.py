@@ -159,7 +159,7 @@ def test_as_a_table_and_a_picture(found, tmp_path):
     frame = found.to_frame()
     assert np.allclose(frame["score"], found.scores.mean(0))
     assert np.allclose(frame["standard_error"], found.scores.std(0, ddof=1) / 2)
-    found.plot().savefig(tmp_path / "cv.png")
+    dg.plots.cross_validation(found).savefig(tmp_path / "cv.png")
 
 
 def test_a_bar_is_shown(capsys):

@@ -467,11 +467,11 @@ def test_as_a_table_and_a_picture(tmp_path):
     frame = found.to_frame()
     assert list(frame["lam"]) == found.lams
     assert list(frame["n_groups"]) == [p.n_groups for p in found]
-    figure = found.plot()
+    figure = dg.plots.path(found)
     figure.savefig(tmp_path / "path.png")
     assert [a.get_xscale() for a in figure.axes] == ["log"] * 3
     with pytest.raises(KeyError, match="no groups named"):
-        found.plot("other")
+        dg.plots.path(found, "other")
     assert str(found).startswith("RegularizationPath: D = 3, 4 strengths")
 
 

@@ -629,7 +629,7 @@ refused(
 refused(
     "history without a record",
     gated,
-    lambda c: dg.plot_history(dg.AbsorptionMonitor(c.net, 0.1)),
+    lambda c: dg.plots.history(dg.AbsorptionMonitor(c.net, 0.1)),
     ValueError,
     r"at least one record, received none",
 )
@@ -820,7 +820,7 @@ refused(
 refused(
     "plot with the monitor of another model",
     foreign_monitor,
-    lambda c: dg.plot_group_norms(c.net, c.monitor),
+    lambda c: dg.plots.group_norms(c.net, c.monitor),
     ValueError,
     r"monitor",
 )
@@ -842,7 +842,7 @@ UNGATED = {
     "misalignment": dg.misalignment,
     "sparsity": dg.sparsity,
     "report": dg.report,
-    "plot_group_norms": dg.plot_group_norms,
+    "group_norms of plots": dg.plots.group_norms,
     "penalty": dg.penalty,
     "effective_penalty": dg.effective_penalty,
     "param_groups": lambda net: dg.param_groups(net, 0.1),

@@ -177,7 +177,7 @@ def png(axes, path):
 
 
 def test_plot_of_norms(tmp_path):
-    axes = dg.plot_group_norms(by_hand())
+    axes = dg.plots.group_norms(by_hand())
     assert isinstance(axes, matplotlib.axes.Axes)
     assert png(axes, tmp_path / "norms.png")
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["inputs", "pair"]
@@ -191,7 +191,7 @@ def test_plot_of_norms_marks_certified_groups_and_draws_zeros(trained, tmp_path)
     net, monitor = trained
     masks = monitor.absorbed()
     dg.zero_(net, masks)
-    axes = dg.plot_group_norms(net, monitor, tol=1e-5)
+    axes = dg.plots.group_norms(net, monitor, tol=1e-5)
     crosses = [line for line in axes.get_lines() if line.get_marker() == "x"]
     assert [len(line.get_xdata()) for line in crosses] == [int(masks["inputs"].sum())]
     assert png(axes, tmp_path / "norms.png")
@@ -202,21 +202,21 @@ def test_plots_draw_on_given_axes(trained):
 
     left, right = Figure().subplots(1, 2)
     net, monitor = trained
-    assert dg.plot_group_norms(net, ax=left) is left
-    assert dg.plot_history(monitor, ax=right) is right
+    assert dg.plots.group_norms(net, ax=left) is left
+    assert dg.plots.history(monitor, ax=right) is right
     assert left.get_lines()
     assert right.get_lines()
 
 
 def test_plot_of_history(trained, tmp_path):
     _, monitor = trained
-    axes = dg.plot_history(monitor)
+    axes = dg.plots.history(monitor)
     assert png(axes, tmp_path / "history.png")
     certified, below = axes.get_lines()
     assert list(certified.get_xdata()) == list(range(10, 121, 10))
     assert certified.get_ydata()[-1] == pytest.approx(float(monitor.absorbed()["inputs"].float().mean()))
     assert below.get_linestyle() == ":"
-    again = dg.plot_history(monitor.history)
+    again = dg.plots.history(monitor.history)
     assert list(again.get_lines()[0].get_ydata()) == list(certified.get_ydata())
 
 
@@ -224,11 +224,11 @@ def test_plot_of_history(trained, tmp_path):
 def test_names_in_plots_are_no_formulas(name, tmp_path):
     net = nn.Linear(4, 2)
     dg.gate_(net, dg.features(net, name=name))
-    axes = dg.plot_group_norms(net)
+    axes = dg.plots.group_norms(net)
     assert png(axes, tmp_path / "norms.png")
     assert [(t.get_text(), t.get_parse_math()) for t in axes.get_legend().get_texts()] == [(name, False)]
     row = {"step": 100, "groups": {name: {"groups": 8, "absorbed": 2, "below_threshold": 0}}}
-    assert png(dg.plot_history([row]), tmp_path / "history.png")
+    assert png(dg.plots.history([row]), tmp_path / "history.png")
 
 
 def test_history_is_ready_for_json(trained):

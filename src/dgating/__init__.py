@@ -6,6 +6,7 @@ The public surface, one name a line. Anything not listed here may change.
 import importlib
 import typing
 
+from dgating import plots as plots
 from dgating._absorption import AbsorptionMonitor as AbsorptionMonitor
 from dgating._config import GateConfig as GateConfig
 from dgating._diagnostics import group_norms as group_norms
@@ -55,8 +56,6 @@ from dgating.paths._group_lasso import lam_max_linear as lam_max_linear
 from dgating.paths._path import path as path
 from dgating.paths._result import PathPoint as PathPoint
 from dgating.paths._result import RegularizationPath as RegularizationPath
-from dgating.reporting.plots import plot_group_norms as plot_group_norms
-from dgating.reporting.plots import plot_history as plot_history
 from dgating.reporting.report import Report as Report
 from dgating.reporting.report import report as report
 from dgating.select.blocks import blocks as blocks
@@ -171,8 +170,7 @@ __all__ = [
     "path",
     "penalty",
     "plan_compaction",
-    "plot_group_norms",
-    "plot_history",
+    "plots",
     "profile",
     "prox_norm",
     "prox_threshold",

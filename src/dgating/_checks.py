@@ -26,12 +26,12 @@ def check_number(name: str, value: object) -> None:
         raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
 
 
-def check_depth(depth: Any, least: int = 2) -> int:
+def check_depth(depth: object, least: int = 2) -> int:
     """Raise unless ``depth`` is a whole number from ``least`` to :data:`MOST_DEPTH`."""
-    whole = isinstance(depth, Integral) and not isinstance(depth, bool)
-    if whole and least <= depth <= MOST_DEPTH:
-        return int(depth)
-    raise (ValueError if whole else TypeError)(
+    number = int(depth) if isinstance(depth, Integral) and not isinstance(depth, bool) else None
+    if number is not None and least <= number <= MOST_DEPTH:
+        return number
+    raise (TypeError if number is None else ValueError)(
         f"depth: expected a whole number >= {least}, at most {MOST_DEPTH} (2 = group lasso, 3 and 4 = sparser, not "
         f"convex), received {depth!r}."
     )

@@ -30,7 +30,6 @@ from dgating.paths._walk import Options
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 FORMAT, UNSEALED = "dgating/cross-validation/2", "dgating/cross-validation/1"
 PATH_FILE, SCORES_FILE = "path.safetensors", "scores.json"
@@ -101,12 +100,6 @@ class CrossValidatedPath:
                 "parameters": [p.parameters for p in self.path],
             }
         )
-
-    def plot(self, rules: Sequence[str] = ("best", "1se")) -> Figure:
-        """Mean score with its standard error against λ, the groups left, and what these rules take."""
-        from dgating.reporting.path_plot import plot_cross_validation
-
-        return plot_cross_validation(self, rules)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the path and the scores into a folder: safetensors and JSON, each with a checksum."""

@@ -21,7 +21,6 @@ from dgating.paths._rules import RULES
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,12 +194,6 @@ class RegularizationPath(Sequence[PathPoint]):
 
         names = [*NUMBERS[:5], "n_groups", *NUMBERS[5:]]
         return pd.DataFrame([{n: getattr(p, n) for n in names} for p in self.points])
-
-    def plot(self, groups: str | None = None) -> Figure:
-        """Score and number of groups against λ, and below the norms of every group (of one ``Groups.name``)."""
-        from dgating.reporting.path_plot import plot_path
-
-        return plot_path(self, groups)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file with a JSON header and a checksum; nothing is pickled."""

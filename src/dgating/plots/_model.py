@@ -1,23 +1,22 @@
-"""Plots of a gated model (matplotlib, the ``plot`` extra)."""
+"""Pictures of a gated model and of its training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from dgating import _diagnostics
 from dgating._absorption import AbsorptionMonitor, certified_groups
-from dgating._diagnostics import group_norms
 from dgating._penalty import FLOAT32_EPS
+from dgating.plots._drawing import axes_or_new, literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.text import Text
 
 
-def plot_group_norms(
+def group_norms(
     model: nn.Module, monitor: AbsorptionMonitor | None = None, ax: Axes | None = None, tol: float = FLOAT32_EPS
 ) -> Axes:
     """Sorted norms of the effective weights, one line a ``Groups.name``; certified groups are marked.
@@ -39,11 +38,11 @@ def plot_group_norms(
         >>> import torch, dgating as dg
         >>> net = torch.nn.Linear(4, 2)
         >>> _ = dg.gate_(net, dg.features(net))
-        >>> dg.plot_group_norms(net).get_ylabel()
+        >>> dg.plots.group_norms(net).get_ylabel()
         'norm of the effective weights'
     """
-    norms = group_norms(model)
-    ax = _axes(ax)
+    norms = _diagnostics.group_norms(model)
+    ax = axes_or_new(ax)
     masks = certified_groups(model, monitor)
     floor = tol / 1e3
     for name, values in norms.items():
@@ -61,11 +60,11 @@ def plot_group_norms(
     return ax
 
 
-def plot_history(history: AbsorptionMonitor | list[dict[str, Any]], ax: Axes | None = None) -> Axes:
+def history(monitor: AbsorptionMonitor | list[dict[str, Any]], ax: Axes | None = None) -> Axes:
     """Share of groups certified (solid) and below the threshold (dotted) against training steps.
 
     Args:
-        history: a monitor, or its ``history``.
+        monitor: a monitor, or its ``history``.
         ax: where to draw; by default a new figure.
 
     Returns:
@@ -78,13 +77,13 @@ def plot_history(history: AbsorptionMonitor | list[dict[str, Any]], ax: Axes | N
     Example:
         >>> import dgating as dg
         >>> row = {"step": 100, "groups": {"inputs": {"groups": 8, "absorbed": 2, "below_threshold": 0}}}
-        >>> dg.plot_history([row]).get_xlabel()
+        >>> dg.plots.history([row]).get_xlabel()
         'training step'
     """
-    records = history.history if isinstance(history, AbsorptionMonitor) else history
+    records = monitor.history if isinstance(monitor, AbsorptionMonitor) else monitor
     if not records:
-        raise ValueError("history: expected at least one record, received none. One is made every `window` steps.")
-    ax = _axes(ax)
+        raise ValueError("monitor: expected at least one record, received none. One is made every `window` steps.")
+    ax = axes_or_new(ax)
     steps = [r["step"] for r in records]
     for name in records[0]["groups"]:
         rows = [r["groups"][name] for r in records]
@@ -94,20 +93,3 @@ def plot_history(history: AbsorptionMonitor | list[dict[str, Any]], ax: Axes | N
     ax.set(xlabel="training step", ylabel="share of groups", ylim=(-0.02, 1.02))
     literal(ax.legend(fontsize=8).get_texts())
     return ax
-
-
-def literal(texts: Iterable[Text]) -> None:
-    """Draw texts as they are written: a name is no formula, whatever the user's own settings say."""
-    for text in texts:
-        text.set_parse_math(False)
-        text.set_usetex(False)
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'dgating[plot]'.") from error
-    return Figure(figsize=(6, 4), layout="constrained").add_subplot()  # no pyplot: nothing to close, no display needed

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,3 +23,16 @@ def _same_seeds() -> None:  # an underscore: a parameter of a test named alike w
     np.random.seed(0)  # scikit-learn reads the global state
     torch.manual_seed(0)
     torch.set_flush_denormal(False)  # a page of the documentation sets it
+
+
+@pytest.fixture(scope="session")
+def smoke_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The stored smoke run of an experiment, computed once for all tests that read it; none may write to it."""
+
+    @functools.cache
+    def computed(name: str) -> Path:
+        from experiments.common.runner import run
+
+        return run(name, "smoke", out=tmp_path_factory.mktemp("smoke"))
+
+    return computed

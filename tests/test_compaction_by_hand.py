@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import dgating as dg
 from dgating.compaction._verify import other_sizes, part_of, to_double
@@ -184,6 +186,41 @@ def test_a_transposed_convolution_may_have_one_output(outputs: int) -> None:
         model[0].bias[:2] = 0
     small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
     assert (small[0].out_channels, small[1].in_channels, small[1].out_channels) == (4, 4, outputs)
+
+
+class Body(nn.Module):
+    """A function between a layer that makes six units, of which one is zero, and a layer that reads them."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+        self.make, self.read = nn.Linear(4, 6), nn.Linear(6, 2)
+        with torch.no_grad():
+            self.make.weight[0] = 0
+            self.make.bias[0] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.f(self.make(x)))
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("target", ["module", "graph"])
+def test_a_model_that_does_not_run_on_its_inputs_is_refused(target: Literal["module", "graph"], verify: bool) -> None:
+    """Tracing sees no content of an index."""
+    model = Body(lambda x: x[:, torch.tensor([0, 1, 2, 3, 4, 6])])
+    with pytest.raises(dg.CompactionError, match=r"^Body does not run on these inputs \(IndexError: .* 6 "):
+        dg.compact(model, (torch.randn(3, 4),), target=target, verify=verify)
+
+
+def test_a_part_that_reads_a_size_from_a_tensor_becomes_a_graph_and_no_other() -> None:
+    model = nn.Sequential(Body(lambda x: x / x.shape[-1]), Body(torch.relu))
+    model[1].make = nn.Linear(2, 6)
+    x = torch.randn(3, 4)
+    small = dg.compact(model, (x,))
+    assert isinstance(small[0], GraphModule)
+    assert type(small[1]) is Body
+    assert small[0].get_parameter("make.weight").shape == (5, 4)
+    torch.testing.assert_close(small(x), model(x))
 
 
 class Halves(nn.Module):

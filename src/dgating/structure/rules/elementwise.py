@@ -83,8 +83,8 @@ def glu(e: Engine, call: Call) -> Info:
         index = list(range(start, start + half))
         factors = [f.map(lambda ids, i=index: ids.take(i, axis + 1)) if f.depends(axis) else f for f in x.factors]
         value = x.value
-        if value is not None and value.ndim and value.shape[axis] > 1:
-            value = value.narrow(axis, start, half)
+        if value is not None and value.shape[axis - x.ndim] > 1:
+            value = value.narrow(axis - x.ndim, start, half)
         sides.append(Info(call.out, factors, value))
     value = _values.multiply(sides[0].value, _values.evaluate(torch.sigmoid, [sides[1].value]))
     return Info(call.out, e.elementwise(call, sides), value)

@@ -26,10 +26,8 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
         factors.append(Factor(np.stack(rows), f.route))
     value = x.value
     if value is not None:
-        if value.ndim > x.ndim:  # one row of values an expert
-            value = torch.stack([how(row) for row in value])
-        else:
-            value = how(value.reshape((1,) * (x.ndim - value.ndim) + tuple(value.shape)))
+        by_expert = value.ndim > x.ndim  # one row of values an expert
+        value = torch.stack([how(row) for row in value]) if by_expert else how(value)
         value = value if x.static else _values.worth(value)
     return Info(out, factors, value, x.static, partial=x.partial)
 
@@ -94,7 +92,7 @@ def slice_(e: Engine, call: Call) -> Info:
     if len(index) == n:
         return move(x, call.out, lambda t: t)
     if x.static and _unread(call.node, axis, n):
-        x = Info(x.shape, x.factors, _same_along(x.value, axis, x.ndim), partial=True)
+        x = Info(x.shape, x.factors, _same_along(x.value, axis), partial=True)
     step = 1 if call.name == "aten::narrow" else call["step"]
     if step > 1 and x.on(axis):
         x = _strided(e, call, x, axis, index, step)
@@ -119,11 +117,10 @@ def _unread(node: Node, axis: int, n: int) -> bool:
     return not bool(read.all())
 
 
-def _same_along(value: Tensor | None, axis: int, ndim: int) -> Tensor | None:
+def _same_along(value: Tensor | None, axis: int) -> Tensor | None:
     """The known values that hold at every position of an axis."""
     if value is None or not value.is_floating_point():
         return None
-    value = value.reshape((1,) * (ndim - value.ndim) + tuple(value.shape))
     first = value.narrow(axis, 0, 1)
     return _values.worth(torch.where((value == first).all(axis, keepdim=True), first.double(), _values.NAN))
 
@@ -177,7 +174,7 @@ def roll(e: Engine, call: Call) -> Info:
     """Positions along an axis change places: such an axis stays whole."""
     x: Info = call[call.first]
     axes = [d % x.ndim for d in _list(call["dims"])] or list(range(x.ndim))
-    value = x.value if x.value is None or not any(x.value.shape[a] > 1 for a in axes) else None
+    value = x.value if x.value is None or not any(x.value.shape[a - x.ndim] > 1 for a in axes) else None
     return Info(x.shape, e.seal(x.factors, axes, f"{call.where} uses its positions"), value)
 
 

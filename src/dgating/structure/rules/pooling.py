@@ -31,7 +31,7 @@ def pool(e: Engine, call: Call) -> Info | list[Info]:
     value = x.value
     if value is not None and (value.ndim != x.ndim or any(value.shape[a] > 1 for a in axes)):
         value = None
-    if "avg_pool" in call.name and any(n for n in _list(call.get("padding", 0))) and call.get("count_include_pad"):
+    if call.get("count_include_pad") and any(_list(call["padding"])):
         value = _values.zero_only(value)
     if call.get("divisor_override") is not None:
         value = _values.zero_only(value)

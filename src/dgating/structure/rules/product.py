@@ -251,7 +251,7 @@ def activations(e: Engine, call: Call, x: Info, y: Info) -> Info:
             e.fix(info, f"it meets {call.where}")
         return Info(call.out)
     out, reason = call.out, f"it meets {call.where}"
-    values = e.class_of(y.factors) if x.ndim > 2 and y.ndim > 2 else np.zeros(0, dtype=np.int64)
+    values = e.class_of(y.factors)
     fx, fy = list(x.factors), list(y.factors)
     pure_x = [f for f in fx if f.axes == (x.ndim - 1,)]
     pure_y = [f for f in fy if f.axes == (y.ndim - 2,)]
@@ -275,7 +275,7 @@ def _zero_product(x: Info, y: Info) -> Tensor | None:
     """Zero where a whole row of ``x`` or a whole column of ``y`` is zero."""
     result = None
     for value, axis in ((x.value, -1), (y.value, -2)):
-        if value is None or value.ndim < 2:
+        if value is None:
             continue
         zero = (value == 0).all(axis, keepdim=True)
         if bool(zero.any()):

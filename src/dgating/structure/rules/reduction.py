@@ -73,11 +73,11 @@ def _list(dim: Any) -> list[int]:
 def _zeros_like(value: Tensor, f: Factor) -> np.ndarray:
     """Where the labels of a factor sit on entries that are known to be zero."""
     zero = value == 0
-    shape = f.ids.shape[1:]
-    for axis in range(zero.ndim):
-        if shape[axis] == 1 and zero.shape[axis] > 1:
+    zero = zero.reshape((1,) * (f.ids.ndim - zero.ndim) + tuple(zero.shape))
+    for axis, n in enumerate(f.ids.shape):
+        if n == 1:
             zero = zero.all(axis, keepdim=True)
-    return np.broadcast_to(zero.numpy()[None], f.ids.shape)
+    return np.broadcast_to(zero.numpy(), f.ids.shape)
 
 
 KNOWN: dict[str, Callable[[Tensor, int], Tensor]] = {

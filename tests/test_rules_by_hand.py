@@ -1,0 +1,263 @@
+"""Op rules against small models whose units are known: the compact one computes the same, and is as small as it can be.
+
+Nobody but the analysis looks: the models are compacted without the check of the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations import moe  # registers transformers::grouped_mm_fallback
+
+import dgating as dg
+
+assert moe
+
+
+class Net(nn.Module):
+    """A forward written out where it is used: ``f(net, x)`` on the modules and tensors given by name."""
+
+    def __init__(self, f: Callable[[Any, Tensor], Tensor], **parts: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.f = f
+        for name, part in parts.items():
+            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) else part)
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.f(self, x)
+
+
+@torch.no_grad()
+def silent(layer: Any, *units: int) -> None:
+    layer.weight[list(units)] = 0
+    layer.bias[list(units)] = 0
+
+
+@torch.no_grad()
+def unread(layer: Any, *units: int) -> None:
+    layer.weight[:, list(units)] = 0
+
+
+def sizes(model: nn.Module, *shape: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights of the compact graph, which computes what the model does."""
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64)
+    small = dg.compact(model, (x,), target="graph", verify=False)
+    torch.testing.assert_close(small(x), model(x))
+    return {name: tuple(p.shape) for name, p in small.named_parameters() if p.ndim > 1 or "." not in name}
+
+
+# --- copies ---
+
+
+def test_copies_of_which_different_units_are_read_stay_whole() -> None:
+    """Two of each copy are read, of the first the first two, of the second the others: no one ``repeat`` does so."""
+    model = Net(lambda n, x: n.read(n.make(x).repeat(1, 2)), make=nn.Linear(3, 4), read=nn.Linear(8, 2))
+    unread(model.read, 2, 3, 4, 5)
+    assert sizes(model, 5, 3) == {"make.weight": (4, 3), "read.weight": (2, 8)}
+
+
+# --- convolutions ---
+
+
+def test_taps_of_a_kernel_that_are_units_elsewhere_stay() -> None:
+    """One vector scales the three taps of a kernel and three channels, of which one is zero and would leave."""
+    model = Net(
+        lambda n, x: n.read(n.make(F.conv1d(x, n.w * n.scale)).mT * n.scale),
+        make=nn.Conv1d(4, 3, 1),
+        read=nn.Linear(3, 2),
+        w=torch.randn(4, 2, 3),
+        scale=torch.randn(3),
+    )
+    silent(model.make, 1)
+    assert sizes(model, 2, 2, 9) == {
+        "w": (4, 2, 3),
+        "scale": (3,),
+        "make.weight": (3, 4, 1),
+        "read.weight": (2, 3),
+    }
+
+
+def test_a_kernel_written_into_the_forward_fixes_its_channels() -> None:
+    kernel = torch.randn(3, 2, 5, dtype=torch.float64)
+    model = Net(lambda n, x: n.read(F.conv1d(n.make(x), kernel)), make=nn.Conv1d(4, 2, 1), read=nn.Conv1d(3, 2, 1))
+    silent(model.make, 0)
+    assert sizes(model, 2, 4, 9) == {"make.weight": (2, 4, 1), "read.weight": (2, 3, 1)}
+
+
+def test_a_kernel_stored_as_a_matrix_loses_the_taps_of_a_channel_together() -> None:
+    model = Net(lambda n, x: F.conv1d(n.make(x), n.w.view(3, 4, 5)), make=nn.Conv1d(2, 4, 1), w=torch.randn(3, 20))
+    silent(model.make, 1, 2)
+    assert sizes(model, 2, 2, 9) == {"make.weight": (2, 2, 1), "w": (3, 10)}
+
+
+# --- products ---
+
+
+def experts(op: Callable[[Tensor], Tensor] = torch.relu, width: int = 4) -> Net:
+    """Rows sorted by expert: two, three and one of them. ``op`` makes ``width`` of the four neurons."""
+    ends = torch.tensor([2, 5, 6], dtype=torch.int32)
+
+    def forward(n: Any, x: Tensor) -> Tensor:
+        h = torch.ops.transformers.grouped_mm_fallback(n.make(x), n.up, ends)
+        return torch.ops.transformers.grouped_mm_fallback(op(h), n.down, ends)
+
+    return Net(forward, make=nn.Linear(3, 5), up=torch.randn(3, 5, 4), down=torch.randn(3, width, 2))
+
+
+def test_units_that_all_experts_read_leave_all_of_them() -> None:
+    model = experts()
+    silent(model.make, 0, 3)
+    assert sizes(model, 6, 3) == {"make.weight": (3, 3), "up": (3, 3, 4), "down": (3, 4, 2)}
+
+
+def test_every_expert_loses_neurons_of_its_own() -> None:
+    model = experts()
+    with torch.no_grad():
+        for expert, neuron in enumerate((2, 0, 3)):
+            model.up[expert, :, neuron] = 0
+    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 3), "down": (3, 3, 2)}
+
+
+AFTER_EXPERTS: dict[str, tuple[Callable[[Tensor], Tensor], tuple[int, int, int], int, int]] = {
+    "a gate": (F.glu, (0, 1, 0), 2, 2),
+    "a gate of halves": (lambda h: h.chunk(2, -1)[0] * h.chunk(2, -1)[1].sigmoid(), (0, 1, 0), 2, 2),
+    "a function": (torch.sinh, (2, 0, 3), 4, 3),
+}
+
+
+@pytest.mark.parametrize("name", AFTER_EXPERTS)
+def test_what_is_known_of_the_neurons_of_an_expert_is_known_behind(name: str) -> None:
+    """One neuron of each expert is zero, of every other another one."""
+    op, zero, width, left = AFTER_EXPERTS[name]
+    model = experts(op, width)
+    with torch.no_grad():
+        for expert, neuron in enumerate(zero):
+            model.up[expert, :, neuron] = 0
+    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, left), "down": (3, width - 1, 2)}
+
+
+def test_neurons_of_experts_that_change_places_stay() -> None:
+    model = experts(lambda h: h.flip(1))
+    with torch.no_grad():
+        for expert, neuron in enumerate((2, 0, 3)):
+            model.up[expert, :, neuron] = 0
+    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 4), "down": (3, 4, 2)}
+
+
+def test_a_sum_does_not_miss_the_neurons_of_experts() -> None:
+    ends = torch.tensor([2, 5, 6], dtype=torch.int32)
+    model = Net(
+        lambda n, x: torch.ops.transformers.grouped_mm_fallback(n.make(x), n.up, ends).sum(1),
+        make=nn.Linear(3, 5),
+        up=torch.randn(3, 5, 4),
+    )
+    with torch.no_grad():
+        for expert, neuron in enumerate((2, 0, 3)):
+            model.up[expert, :, neuron] = 0
+    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 3)}
+
+
+def test_a_matrix_from_the_left_reads_the_rows_of_a_transpose() -> None:
+    model = Net(lambda n, x: n.w @ n.make(x).t(), make=nn.Linear(3, 6), w=torch.randn(2, 6))
+    silent(model.make, 1, 4)
+    assert sizes(model, 5, 3) == {"make.weight": (4, 3), "w": (2, 4)}
+
+
+# --- reductions ---
+
+
+def test_a_unit_that_is_zero_at_one_token_is_missed_by_a_sum() -> None:
+    """Of the second unit every token is zero, of the first only one."""
+    mask = torch.ones(4, 6, dtype=torch.float64)
+    mask[2, 0] = 0
+    mask[:, 1] = 0
+    model = Net(lambda n, x: (n.make(x) * n.mask).sum(-1), make=nn.Linear(3, 6), mask=mask)
+    assert sizes(model, 2, 4, 3) == {"make.weight": (5, 3), "mask": (4, 5)}
+
+
+# --- movement ---
+
+
+def shuffled() -> Net:
+    """Two cells of two by two channels, of which every pixel is read on its own."""
+    return Net(
+        lambda n, x: n.read(F.pixel_shuffle(n.make(x), 2).flatten(1)), make=nn.Conv2d(2, 8, 1), read=nn.Linear(72, 2)
+    )
+
+
+@pytest.mark.parametrize("axis", [2, 3])
+def test_channels_that_become_every_other_pixel_stay(axis: int) -> None:
+    model = shuffled()
+    with torch.no_grad():
+        model.read.weight.view(2, 2, 6, 6).movedim(axis, 0)[::2] = 0
+    assert sizes(model, 3, 2, 3, 3) == {"make.weight": (8, 2, 1, 1), "read.weight": (2, 72)}
+
+
+def test_channels_of_a_whole_cell_leave() -> None:
+    model = shuffled()
+    unread(model.read, *range(36))
+    assert sizes(model, 3, 2, 3, 3) == {"make.weight": (4, 2, 1, 1), "read.weight": (2, 36)}
+
+
+# --- what is known of a vector is known wherever it is broadcast to ---
+
+BEHIND: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
+    "a gate": (F.glu, 3),
+    "tokens in another order": (lambda h: h.roll(1, 1), 6),
+    "the mean of the tokens": (lambda h: h.mean(1), 6),
+    "the largest of the tokens": (lambda h: h.amax(1), 6),
+    "tokens one after the other": (lambda h: torch.cat([h, h.tanh()], 1), 6),
+    "a border of tokens": (lambda h: F.pad(h, (0, 0, 1, 1)), 6),
+    "chosen tokens": (lambda h: h.index_select(1, torch.tensor([2, 0])), 6),
+    "chosen tokens of chosen rows": (lambda h: h[[0, 1], [1, 2]], 6),
+    "copies": (lambda h: h[:, None].expand(-1, 2, -1, -1), 6),
+    "copies of it all": (lambda h: h.repeat(2, 1, 1, 1), 6),
+    "written tokens": (lambda h: torch.slice_scatter(h, h[:, :2].tanh(), 1, 1, 3), 6),
+    "averages of positions": (lambda h: F.avg_pool1d(h.mT, 2).mT, 6),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_units_leave_that_a_vector_switches_off_in_front_of(name: str) -> None:
+    op, width = BEHIND[name]
+    gate = torch.tensor([0.0, 1.0, -1.0, 0.0, 2.0, 1.0])
+    model = Net(lambda n, x: n.read(op(n.make(x) * n.gate)), make=nn.Linear(3, 6), read=nn.Linear(width, 2), gate=gate)
+    assert sizes(model, 2, 4, 3) == {"make.weight": (4, 3), "gate": (4,), "read.weight": (2, width * 4 // 6)}
+
+
+def test_a_sum_does_not_miss_units_that_a_vector_switches_off() -> None:
+    gate = torch.tensor([0.0, 1.0, -1.0, 0.0, 2.0, 1.0])
+    model = Net(lambda n, x: (n.make(x) * n.gate).sum(-1), make=nn.Linear(3, 6), gate=gate)
+    assert sizes(model, 2, 4, 3) == {"make.weight": (4, 3), "gate": (4,)}
+
+
+# --- weights of several axes ---
+
+DEAD = {
+    "the same of every row": ([0, 4, 8, 12, 16, 20], (2, 3, 3)),
+    "all of a column": ([0, 1, 2, 3, 12, 13, 14, 15], (2, 2, 4)),
+    "one of every row, but another": ([0, 5, 10, 15, 16, 21], (2, 3, 4)),
+    "one of some rows": ([0, 12], (2, 3, 4)),
+}
+
+
+@pytest.mark.parametrize("name", DEAD)
+def test_a_vector_that_is_stored_with_three_axes(name: str) -> None:
+    """A box can be cut out of it: rows along two axes cannot lose entries of their own."""
+    dead, shape = DEAD[name]
+    model = Net(
+        lambda n, x: n.read(n.make(x) * n.scale.view(-1)),
+        make=nn.Linear(3, 24),
+        read=nn.Linear(24, 2),
+        scale=torch.randn(2, 3, 4),
+    )
+    silent(model.make, *dead)
+    units = shape[0] * shape[1] * shape[2]
+    assert sizes(model, 5, 3) == {"scale": shape, "make.weight": (units, 3), "read.weight": (2, units)}

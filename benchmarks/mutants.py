@@ -96,6 +96,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]",
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",
     ): "there is one axis at that place",
+    (
+        "structure/rules/convolution.py",
+        "wide = np.repeat(ids, rows, axis=0) if g > 1 else ids",
+        "wide = np.repeat(ids, rows, axis=0) if g >= 1 else ids",
+    ): "a saving: labels that do not change along an axis stand for all of it",
     ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
         "a saving: every layer is tried out instead of the first of its kind"
     ),

@@ -97,6 +97,34 @@ def test_a_kernel_stored_as_a_matrix_loses_the_taps_of_a_channel_together() -> N
     assert sizes(model, 2, 2, 9) == {"make.weight": (2, 2, 1), "w": (3, 10)}
 
 
+def test_a_stack_of_matrices_that_is_a_kernel_as_well_keeps_what_it_reads() -> None:
+    """As a kernel it would lose the channel that is zero, as a stack of matrices it reads an input there."""
+    model = Net(
+        lambda n, x: torch.bmm(x[:3], n.w).sum() + F.conv1d(n.make(x.mT), n.w),
+        make=nn.Conv1d(4, 4, 1),
+        w=torch.randn(3, 4, 3),
+    )
+    silent(model.make, 1)
+    assert sizes(model, 5, 6, 4) == {"make.weight": (4, 4, 1), "w": (3, 4, 3)}
+
+
+CONVOLUTIONS: dict[str, tuple[nn.Module, list[str]]] = {
+    "plain": (nn.Conv1d(4, 6, 1), ["1.weight (6, 4, 1): dim 0", "Conv1d.bias (6,): dim 0"]),
+    "transposed": (nn.ConvTranspose1d(4, 6, 1), ["1.weight (4, 6, 1): dim 1", "ConvTranspose1d.bias (6,): dim 0"]),
+    "depthwise": (nn.Conv1d(4, 4, 1, groups=4), ["Conv1d.weight (4, 1, 1): dim 0", "Conv1d.bias (4,): dim 0"]),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_a_channel_is_gated_where_it_is_made_not_where_it_is_read(name: str) -> None:
+    layer, expected = CONVOLUTIONS[name]
+    width = layer(torch.randn(2, 4, 3)).shape[1]
+    model = nn.Sequential(nn.Conv1d(3, 4, 1), layer, nn.Conv1d(width, 2, 1))
+    lines = [line for groups in dg.coupled(model, (torch.randn(2, 3, 5),)) for line in str(groups).splitlines()]
+    made = [line.strip(" &").rsplit(",", 1)[0] for line in lines if line.startswith(" ")]
+    assert made == ["0.weight (4, 3, 1): dim 0", "Conv1d.bias (4,): dim 0", *expected]
+
+
 # --- products ---
 
 
@@ -143,31 +171,70 @@ def test_what_is_known_of_the_neurons_of_an_expert_is_known_behind(name: str) ->
     assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, left), "down": (3, width - 1, 2)}
 
 
-def test_neurons_of_experts_that_change_places_stay() -> None:
-    model = experts(lambda h: h.flip(1))
+MOVED: dict[str, Callable[[Tensor], Tensor]] = {
+    "neurons in another order": lambda h: h.flip(1),
+    "rows in another order": lambda h: h.flip(0),
+    "rows by a list": lambda h: h[[5, 4, 3, 2, 1, 0]],
+    "rows through a view": lambda h: h.view(2, 3, 4).transpose(0, 1).reshape(6, 4),
+    "every other row first": lambda h: torch.cat([h[::2], h[1::2]]),
+    "rows beside others": lambda h: h * h.flip(0),
+    "rows by a matrix": lambda h: torch.eye(6, dtype=h.dtype).flip(0) @ h,
+    "rows by a matrix of a batch": lambda h: torch.bmm(torch.eye(6, dtype=h.dtype).flip(0)[None], h[None])[0],
+    "sums of the rows so far": lambda h: h.cumsum(0),
+    "rows in each other's front": lambda h: (h * torch.ones(6, 1, 1, dtype=h.dtype)).transpose(0, 1).sum(1),
+    "one row of each": lambda h: torch.stack([h, h.tanh()], 1).flip(0).select(1, 0),
+}
+
+
+@pytest.mark.parametrize("what", ["zero", "unread"])
+@pytest.mark.parametrize("name", MOVED)
+def test_neurons_of_experts_whose_rows_meet_another_expert_stay(name: str, what: str) -> None:
+    model = experts(MOVED[name])
     with torch.no_grad():
         for expert, neuron in enumerate((2, 0, 3)):
-            model.up[expert, :, neuron] = 0
+            if what == "zero":
+                model.up[expert, :, neuron] = 0
+            else:
+                model.down[expert, neuron] = 0
     assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 4), "down": (3, 4, 2)}
 
 
-def test_a_sum_does_not_miss_the_neurons_of_experts() -> None:
+@pytest.mark.parametrize("name", [name for name in MOVED if name != "neurons in another order"])
+def test_a_neuron_that_is_zero_in_every_expert_leaves_wherever_its_rows_are(name: str) -> None:
+    model = experts(MOVED[name])
+    with torch.no_grad():
+        model.up[:, :, 1] = 0
+        model.down[:, 1] = 0
+    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 3), "down": (3, 3, 2)}
+
+
+def test_experts_that_are_computed_keep_all_that_they_read() -> None:
     ends = torch.tensor([2, 5, 6], dtype=torch.int32)
     model = Net(
-        lambda n, x: torch.ops.transformers.grouped_mm_fallback(n.make(x), n.up, ends).sum(1),
+        lambda n, x: n.read(torch.ops.transformers.grouped_mm_fallback(n.make(x), n.w * x.sum(), ends)),
         make=nn.Linear(3, 5),
-        up=torch.randn(3, 5, 4),
+        read=nn.Linear(4, 2),
+        w=torch.randn(3, 5, 4),
     )
-    with torch.no_grad():
-        for expert, neuron in enumerate((2, 0, 3)):
-            model.up[expert, :, neuron] = 0
-    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 3)}
+    silent(model.make, 1)
+    assert sizes(model, 6, 3) == {"make.weight": (5, 3), "w": (3, 5, 4), "read.weight": (2, 4)}
 
 
 def test_a_matrix_from_the_left_reads_the_rows_of_a_transpose() -> None:
     model = Net(lambda n, x: n.w @ n.make(x).t(), make=nn.Linear(3, 6), w=torch.randn(2, 6))
     silent(model.make, 1, 4)
     assert sizes(model, 5, 3) == {"make.weight": (4, 3), "w": (2, 4)}
+
+
+def test_a_matrix_from_the_left_reads_with_the_rows_that_stay() -> None:
+    """Its first row is not read, and of the units the third is read by that row alone."""
+    model = Net(
+        lambda n, x: n.read((n.w @ n.make(x).t()).t()), make=nn.Linear(3, 6), read=nn.Linear(4, 2), w=torch.randn(4, 6)
+    )
+    unread(model.read, 0)
+    with torch.no_grad():
+        model.w[1:, 2] = 0
+    assert sizes(model, 5, 3) == {"make.weight": (5, 3), "w": (3, 5), "read.weight": (2, 3)}
 
 
 # --- reductions ---

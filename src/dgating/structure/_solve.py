@@ -210,7 +210,7 @@ def _level(rows: Ids, live: Mask) -> Ids:
 
 def _alike(rows: Ids, live: Mask) -> Ids:
     """What to revive so that every row keeps the same entries (at least one)."""
-    along = live.any(0)
+    along: Mask = np.asarray(live.any(0))
     along[0] |= not along.any()
     return rows[~live & along]
 

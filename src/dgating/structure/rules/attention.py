@@ -39,7 +39,7 @@ def attention(e: Engine, call: Call) -> Info | list[Info]:
     for f in factors:
         e.heads.append(Heads(call.node, f.ids, values))
     value = None
-    if v.value is not None and v.value.ndim == v.ndim and v.value.shape[-2] == 1:
+    if v.value is not None and v.value.shape[-2] == 1:
         value = _values.zero_only(v.value)
     info = Info(shape, factors, value)
     if isinstance(call.node.meta["val"], list | tuple):

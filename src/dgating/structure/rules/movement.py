@@ -33,7 +33,7 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", 
-      "_reshape_copy", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d", "ravel")  # fmt: skip
+      "_reshape_copy", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d", "ravel", by_row=True)  # fmt: skip
 def view(e: Engine, call: Call) -> Info:
     """The same entries in the same order: split axes give joint labels, merged axes repeat them."""
     x: Info = call[call.first]
@@ -79,7 +79,7 @@ def _movedim(ndim: int, source: list[int], target: list[int]) -> list[int]:
     return [next(rest) if a < 0 else a for a in order]
 
 
-@rule("slice", "narrow")
+@rule("slice", "narrow", by_row=True)
 def slice_(e: Engine, call: Call) -> Info:
     """A range of an axis."""
     x: Info = call[call.first]
@@ -145,7 +145,8 @@ def select(e: Engine, call: Call) -> Info:
     return move(x, call.out, lambda t: t.select(axis, i if t.shape[axis] > 1 else 0))
 
 
-@rule("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split", "unsafe_split_with_sizes")
+@rule("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split", "unsafe_split_with_sizes",
+      by_row=True)  # fmt: skip
 def split(e: Engine, call: Call) -> list[Info]:
     """Consecutive ranges of an axis."""
     x: Info = call[call.first]
@@ -174,7 +175,7 @@ def roll(e: Engine, call: Call) -> Info:
     """Positions along an axis change places: such an axis stays whole."""
     x: Info = call[call.first]
     axes = [d % x.ndim for d in _list(call["dims"])] or list(range(x.ndim))
-    value = x.value if x.value is None or not any(x.value.shape[a - x.ndim] > 1 for a in axes) else None
+    value = x.value if x.value is None or not any(x.value.shape[a] > 1 for a in axes) else None
     return Info(x.shape, e.seal(x.factors, axes, f"{call.where} uses its positions"), value)
 
 

@@ -101,6 +101,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "wide = np.repeat(ids, rows, axis=0) if g > 1 else ids",
         "wide = np.repeat(ids, rows, axis=0) if g >= 1 else ids",
     ): "a saving: labels that do not change along an axis stand for all of it",
+    (
+        "structure/_solve.py",
+        "if not open_.any():\n    return (self.inputs[open_], '')",
+        "if False:\n    return (self.inputs[open_], '')",
+    ): "a saving: nothing is brought to life by a product that has no open input",
     ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
         "a saving: every layer is tried out instead of the first of its kind"
     ),

@@ -108,6 +108,33 @@ def test_a_stack_of_matrices_that_is_a_kernel_as_well_keeps_what_it_reads() -> N
     assert sizes(model, 5, 6, 4) == {"make.weight": (4, 4, 1), "w": (3, 4, 3)}
 
 
+@pytest.mark.parametrize("registered", [1, 2])
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_kernel_that_is_used_twice(blocks: int, registered: int) -> None:
+    """Of two blocks of two channels, the first loses its second and the second its first."""
+    twice = nn.Conv1d(4, 4, 1, groups=blocks)
+    model = Net(
+        lambda n, x: n.read((n.again if registered == 2 else n.twice)(n.twice(n.make(x)).relu())),
+        make=nn.Conv1d(3, 4, 1),
+        twice=twice,
+        read=nn.Conv1d(4, 2, 1),
+        **({"again": twice} if registered == 2 else {}),
+    )
+    silent(model.make, 1, 2)
+    silent(twice, 1, 2)
+    assert sizes(model, 2, 3, 5) == {
+        "make.weight": (2, 3, 1),
+        "twice.weight": (2, 2 // blocks, 1),
+        "read.weight": (2, 2, 1),
+    }
+
+
+def test_blocks_of_a_kernel_that_is_computed_lose_channels_of_their_own() -> None:
+    model = Net(lambda n, x: F.conv1d(n.make(x), n.w.tanh(), groups=2), make=nn.Conv1d(3, 4, 1), w=torch.randn(6, 2, 3))
+    silent(model.make, 0, 3)
+    assert sizes(model, 2, 3, 5) == {"make.weight": (2, 3, 1), "w": (6, 1, 3)}
+
+
 CONVOLUTIONS: dict[str, tuple[nn.Module, list[str]]] = {
     "plain": (nn.Conv1d(4, 6, 1), ["1.weight (6, 4, 1): dim 0", "Conv1d.bias (6,): dim 0"]),
     "transposed": (nn.ConvTranspose1d(4, 6, 1), ["1.weight (4, 6, 1): dim 1", "ConvTranspose1d.bias (6,): dim 0"]),

@@ -187,8 +187,7 @@ def foldable(engine: Engine, use: MatrixUse, create_bias: bool) -> bool:
     bias = use.fold.bias
     if bias is None:
         return create_bias
-    readers = [n for n, w in engine.captured.weights.items() if w.tensor is bias.tensor for _ in n.users]
-    return len(readers) == 1
+    return len(engine.readers[id(bias.tensor)]) == 1
 
 
 def _count(array: Any, axes: tuple[int, ...]) -> int:

@@ -47,9 +47,8 @@ class Info:
         n = self.shape[axis]
         if self.value is None:
             return torch.full((n,), float("nan"), dtype=torch.float64)
-        position = (
-            axis % self.ndim + self.value.ndim - self.ndim
-        )  # values of routed rows have the virtual axis in front
+        # values of routed rows have the virtual axis in front
+        position = axis % self.ndim + self.value.ndim - self.ndim
         flat = self.value.movedim(position, -1).reshape(-1, self.value.shape[position])
         same = (flat == flat[:1]).all(0)
         return torch.where(same, flat[0].double(), float("nan")).expand(n)

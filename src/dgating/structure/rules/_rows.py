@@ -9,7 +9,7 @@ import torch
 from dgating.structure._call import Call
 from dgating.structure._engine import Engine
 from dgating.structure._factors import unroute
-from dgating.structure._info import Info
+from dgating.structure._info import Info, as_outputs, shape_of
 from dgating.structure.rules import _values
 
 
@@ -20,7 +20,7 @@ def routed(x: Info) -> bool:
 
 def in_place(call: Call, x: Info) -> bool:
     """Whether the first axis of a result still is that of ``x``: as long, and with nothing broadcast in front of it."""
-    outs = call.outs if isinstance(call.node.meta["val"], list | tuple) else [call.out]
+    outs = [shape_of(out) for out in as_outputs(call.node)]  # none of what only looks at it
     alone = len(call.tensors) == 1
     return all(out[:1] == x.shape[:1] and (alone or len(out) == x.ndim) for out in outs)
 

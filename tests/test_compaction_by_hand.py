@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 import dgating as dg
-from dgating.compaction._verify import other_sizes, part_of, to_double
+from dgating.compaction._verify import other_sizes, part_of, run, to_double
 from dgating.structure._solve import irregular
 
 
@@ -51,6 +51,78 @@ def test_a_size_in_a_shared_configuration_follows_where_the_layer_has_changed() 
     assert [type(m) for m in small] == [Widened, Widened]  # no graph had to take its place
     assert [m.config.width for m in small] == [4, 6]
     assert config.width == 6
+
+
+class Scaled(nn.Module):
+    """Of two numbers that are six, one is the size of its view and the other is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.parts = 6, 6
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+        with torch.no_grad():
+            self.up.weight[:2] = 0
+            self.up.bias[:2] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu().view(x.shape[0], self.width)) / self.parts
+
+
+def test_every_layer_takes_the_size_that_the_first_of_its_kind_took() -> None:
+    model, x = nn.Sequential(Scaled(), Scaled(), Scaled()), torch.randn(3, 4)
+    small = dg.compact(model, (x,))
+    assert [(type(m), m.width, m.parts) for m in small] == [(Scaled, 4, 6)] * 3
+    torch.testing.assert_close(small(x), model(x))
+
+
+class Counting(nn.Module):
+    """Counts its calls, and adds their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return self.layer(x) + self.calls
+
+
+def test_a_run_puts_back_what_the_forward_writes() -> None:
+    model = Counting()
+    model.calls.fill_(3)
+    first, second = (run(model, (torch.ones(1, 4),), {})[0][1] for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.calls == 3
+
+
+class Folded(nn.Module):
+    """Attention of three heads of width two, each head of each row an entry of the first axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 6) for _ in range(3))
+        self.o = nn.Linear(6, 4)
+        with torch.no_grad():
+            for layer in (self.q, self.k, self.v):
+                layer.weight[2:4] = 0
+                layer.bias[2:4] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, n, _ = x.shape
+        q, k, v = (f(x).view(rows, n, 3, 2).transpose(1, 2).reshape(rows * 3, n, 2) for f in (self.q, self.k, self.v))
+        heads = (q @ k.mT).softmax(-1) @ v
+        return self.o(heads.view(rows, 3, n, 2).transpose(1, 2).reshape(rows, n, 6))
+
+
+def test_a_graph_holds_the_sizes_that_it_cannot_compute_any_more() -> None:
+    """Rows times heads: with free sizes the number of heads is inside of a product."""
+    model, x = Folded(), torch.randn(2, 5, 4)
+    small = dg.compact(model, (x,), target="graph")
+    assert small.get_parameter("v.weight").shape == (4, 4)
+    torch.testing.assert_close(small(x), model(x))
+    with pytest.raises(ValueError, match="expected a tensor of shape"):
+        small(torch.randn(3, 5, 4))
 
 
 def test_the_check_in_float64_leaves_whole_numbers_and_plain_values_as_they_are() -> None:

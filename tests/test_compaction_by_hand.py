@@ -96,6 +96,35 @@ def test_a_run_puts_back_what_the_forward_writes() -> None:
     assert model.calls == 3
 
 
+class Cached(nn.Linear):
+    """Turns its weight once, and drops what it turned when training begins."""
+
+    turned: Tensor | None = None
+
+    def train(self, mode: bool = True) -> Cached:
+        if mode:
+            self.turned = None
+        return super().train(mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.turned is None:
+            self.turned = self.weight.detach().t().clone()
+        return input @ self.turned + self.bias
+
+
+def test_what_was_computed_from_the_full_weights_is_dropped_as_training_would() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Cached(6, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+    x = torch.randn(3, 4)
+    expected = model(x)
+    small = dg.compact(model, (x,))
+    assert type(small[1]) is Cached
+    torch.testing.assert_close(small(x), expected)
+    assert not any(module.training for module in small.modules())
+
+
 class Folded(nn.Module):
     """Attention of three heads of width two, each head of each row an entry of the first axis."""
 

@@ -63,6 +63,31 @@ def test_copies_of_which_different_units_are_read_stay_whole() -> None:
     assert sizes(model, 5, 3) == {"make.weight": (4, 3), "read.weight": (2, 8)}
 
 
+COPIES: dict[str, tuple[list[int], tuple[int, int]]] = {
+    "no copy of a unit that stays for another": ([2, 3], (4, 8)),
+    "one copy of each": ([0, 3, 4, 7], (4, 4)),
+    "one copy of some": ([0, 3], (4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_every_unit_keeps_as_many_copies(name: str) -> None:
+    """A second layer reads the units themselves."""
+    dead, (units, copies) = COPIES[name]
+    model = Net(
+        lambda n, x: n.read(n.make(x).repeat_interleave(2, 1)) + n.other(n.make(x)),
+        make=nn.Linear(3, 4),
+        read=nn.Linear(8, 2),
+        other=nn.Linear(4, 2),
+    )
+    unread(model.read, *dead)
+    assert sizes(model, 5, 3) == {
+        "make.weight": (units, 3),
+        "read.weight": (2, copies),
+        "other.weight": (2, units),
+    }
+
+
 # --- convolutions ---
 
 

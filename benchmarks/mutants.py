@@ -445,18 +445,17 @@ def main() -> None:
     tests = read_map(options.cache)
     result = ROOT / "benchmarks" / "results" / "mutants.json"
     rows = json.loads(result.read_text(encoding="utf-8"))["mutants"] if result.is_file() else []
-    judge_again = {file for area in options.areas if options.again for file in AREAS[area]}
-    asked = set(options.only or ())
-    old = {row["key"] for row in rows if row["verdict"] == "survived" and row["file"] in judge_again}
     present = {m.key(file) for files in AREAS.values() for file in files for m in candidates(file)}
-    known = {row["key"]: row for row in rows if row["key"] in present - old - asked}
+    known = {row["key"]: row for row in rows if row["key"] in present}
+    again = {key for key, row in known.items() if options.again and row["verdict"] == "survived"}
+    again |= set(options.only or ())
     for area in options.areas:
-        wanted = sample(area, options.n, options.seed)
-        if asked:
-            wanted = [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in asked]
+        wanted = [] if options.only else sample(area, options.n, options.seed)
+        wanted += [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in again]
         for file, key in wanted:
-            if key in known:
+            if key in known and key not in again:
                 continue
+            again.discard(key)
             mutant = next(m for m in candidates(file) if m.key(file) == key)
             those = relevant(tests, file, mutant.scope)
             row = judged(file, mutant, in_order(those, options.seconds), options.seconds)

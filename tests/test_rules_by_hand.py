@@ -260,6 +260,20 @@ def test_a_neuron_that_is_zero_in_every_expert_leaves_wherever_its_rows_are(name
     assert sizes(model, 6, 3) == {"make.weight": (5, 3), "up": (3, 5, 3), "down": (3, 3, 2)}
 
 
+def test_a_single_expert_is_a_layer() -> None:
+    ends = torch.tensor([6], dtype=torch.int32)
+    model = Net(
+        lambda n, x: n.read(torch.ops.transformers.grouped_mm_fallback(n.make(x), n.up, ends).flip(0)),
+        make=nn.Linear(3, 5),
+        read=nn.Linear(4, 2),
+        up=torch.randn(1, 5, 4),
+    )
+    with torch.no_grad():
+        model.up[0, :, 1] = 0
+    silent(model.make, 2)
+    assert sizes(model, 6, 3) == {"make.weight": (4, 3), "up": (1, 4, 3), "read.weight": (2, 3)}
+
+
 def test_experts_that_are_computed_keep_all_that_they_read() -> None:
     ends = torch.tensor([2, 5, 6], dtype=torch.int32)
     model = Net(

@@ -106,6 +106,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "if not open_.any():\n    return (self.inputs[open_], '')",
         "if False:\n    return (self.inputs[open_], '')",
     ): "a saving: nothing is brought to life by a product that has no open input",
+    (
+        "structure/rules/convolution.py",
+        "first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -1)",
+        "first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -2)",
+    ): "numpy works out any size below zero",
     ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
         "a saving: every layer is tried out instead of the first of its kind"
     ),

@@ -327,21 +327,22 @@ def relevant(tests: list[dict[str, Any]], file: str, scope: str) -> list[dict[st
     return found or [t for t in tests if any(c.startswith(f"{file} ") for c in t["calls"])]
 
 
-def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
+def in_order(tests: Iterable[dict[str, Any]], seconds: float, of_rules: bool) -> list[str]:
     """Quick tests, then the first case of each test, then the second, and so on, for so many seconds in all.
 
-    Those that call few functions come first: what they say, they say of these. Every case of an op rule is a test of
-    its own.
+    Those that call few functions come first: what they say, they say of these. For a mutant of an op rule every case
+    of the rules is a test of its own, for others they are cases of one.
     """
     cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for test in tests:
         name = test["test"]
-        cases[name if name.startswith(RULES) else name.split("[")[0]].append(test)
+        cases[name if of_rules and name.startswith(RULES) else name.split("[")[0]].append(test)
     ranked = []
     for of_one in cases.values():
         of_one.sort(key=lambda t: (len(t["calls"]), t["seconds"]))
         for rank, t in enumerate(of_one):
-            turn = 0 if t["seconds"] <= QUICK else 1 + rank
+            quick = t["seconds"] <= QUICK and (of_rules or not t["test"].startswith(RULES))
+            turn = 0 if quick else 1 + rank
             ranked.append((turn, len(t["calls"]), t["seconds"], t["test"]))
     out, spent = [], 0.0
     for _, _, cost, test in sorted(ranked):
@@ -463,7 +464,9 @@ def main() -> None:
             again.discard(key)
             mutant = next(m for m in candidates(file) if m.key(file) == key)
             those = relevant(tests, file, mutant.scope)
-            row = judged(file, mutant, in_order(those, options.seconds), options.seconds)
+            row = judged(
+                file, mutant, in_order(those, options.seconds, file.startswith("structure/rules")), options.seconds
+            )
             print(f"{key} {row['verdict']:10} {file}:{mutant.line} {mutant.operator} | {row['by']}", flush=True)
             if row["verdict"] == "survived":
                 print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)

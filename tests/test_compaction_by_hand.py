@@ -14,6 +14,7 @@ from torch.fx import GraphModule
 
 import dgating as dg
 from dgating.compaction._verify import other_sizes, part_of, run, to_double
+from dgating.structure._factors import reshape
 from dgating.structure._solve import irregular
 
 
@@ -27,6 +28,11 @@ def test_a_row_that_leaves_anyway_asks_for_nothing() -> None:
     dead[7] = False  # both stay: the narrow one gets its entry back
     ((revived, _),) = irregular([entries, heads], dead)
     assert revived.tolist() == [6]
+
+
+def test_what_is_known_of_an_empty_tensor_broadcasts_to_its_view() -> None:
+    assert reshape(np.arange(3).reshape(1, 3), (0, 3), (3, 0, 1)).shape == (1, 1, 1)
+    assert reshape(np.zeros((0, 3)), (0, 3), (3, 0, 1)).shape == (3, 0, 1)
 
 
 class Widened(nn.Module):

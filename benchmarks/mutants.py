@@ -111,6 +111,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -1)",
         "first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -2)",
     ): "numpy works out any size below zero",
+    (
+        "structure/_factors.py",
+        "len(met) > 1 or (met and met[0].route is not f.route and f.route and met[0].route)",
+        "len(met) > 1 or (met and met[0].route is not f.route and f.route and met[-1].route)",
+    ): "the first of one is the last of one",
     ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
         "a saving: every layer is tried out instead of the first of its kind"
     ),

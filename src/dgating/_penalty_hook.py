@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ def check_scale(grad_scale: Any) -> None:
         if grad_scale.numel() != 1:
             raise ValueError(f"grad_scale: expected one number, received a tensor of {grad_scale.numel()}.")
         return
-    if isinstance(grad_scale, bool) or not isinstance(grad_scale, Real):
+    if isinstance(grad_scale, bool) or not isinstance(grad_scale, int | float):
         raise TypeError(f"grad_scale: expected a number or None, received {type(grad_scale).__name__}.")
     if not (math.isfinite(grad_scale) and grad_scale > 0):
         raise ValueError(f"grad_scale: expected a finite number > 0, received {grad_scale!r}.")

@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/dgating demo --out demo
 
 test: $(STAMP)
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -m slow

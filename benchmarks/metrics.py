@@ -79,7 +79,7 @@ def module_of(file: Path) -> str:
 
 def folder_of(module: str) -> str:
     """The folder of a module; empty for those at the top."""
-    first = module.split(".")[0]
+    first = module.split(".", maxsplit=1)[0]
     return first if first in FOLDERS else ""
 
 

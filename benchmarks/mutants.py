@@ -3,8 +3,9 @@
 ``python -m benchmarks.mutants`` (an hour on one core; it goes on where it was stopped), ``--n 5`` for a few a area.
 
 A run of every test under instrumented sources tells which tests call which functions. A mutant is then given to the
-tests that call the function it is in, one case of each test first, until one fails; each in a process of its own, which
-imports the changed source through a hook. No file is written. A test that runs out of time has noticed, too.
+tests that call the function it is in, those that call the fewest functions first, until one fails; each in a process of
+its own, which imports the changed source through a hook. No file is written. A test that runs out of time has noticed,
+too. The sample follows from the seed and from the mutants themselves: where the source stays, so does its sample.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import hashlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
 import os
-import random
 import resource
 import select
 import signal
@@ -56,6 +57,7 @@ TESTS = (
         "objective_by_hand",
         "gating_by_hand",
         "compaction_by_hand",
+        "rules_by_hand",
         "report",
         "diverged",
         "structure_labels",
@@ -94,6 +96,26 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[0]]",
         "small.ndim != full.ndim or len(axes) != 1 or small.shape[axes[0]] > full.shape[axes[-1]]",
     ): "there is one axis at that place",
+    (
+        "structure/rules/convolution.py",
+        "wide = np.repeat(ids, rows, axis=0) if g > 1 else ids",
+        "wide = np.repeat(ids, rows, axis=0) if g >= 1 else ids",
+    ): "a saving: labels that do not change along an axis stand for all of it",
+    (
+        "structure/_solve.py",
+        "if not open_.any():\n    return (self.inputs[open_], '')",
+        "if False:\n    return (self.inputs[open_], '')",
+    ): "a saving: nothing is brought to life by a product that has no open input",
+    (
+        "structure/rules/convolution.py",
+        "first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -1)",
+        "first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -2)",
+    ): "numpy works out any size below zero",
+    (
+        "structure/_factors.py",
+        "len(met) > 1 or (met and met[0].route is not f.route and f.route and met[0].route)",
+        "len(met) > 1 or (met and met[0].route is not f.route and f.route and met[-1].route)",
+    ): "the first of one is the last of one",
     ("compaction/_modules.py", "alike[kind] = {_place(c, module) for c in chosen}", "pass"): (
         "a saving: every layer is tried out instead of the first of its kind"
     ),
@@ -125,9 +147,9 @@ def candidates(file: str) -> list[Mutant]:
 
 
 def sample(area: str, n: int, seed: int) -> list[tuple[str, str]]:
-    """``n`` mutants of an area, as file and key."""
+    """``n`` mutants of an area, as file and key: the first in an order that does not know of the others."""
     every = [(file, m.key(file)) for file in AREAS[area] for m in candidates(file)]
-    return random.Random(f"{seed} {area}").sample(every, min(n, len(every)))
+    return sorted(every, key=lambda x: hashlib.sha256(f"{seed} {x[1]}".encode()).digest())[:n]
 
 
 class Hook(importlib.abc.MetaPathFinder, importlib.machinery.SourceFileLoader):
@@ -281,48 +303,52 @@ def called(file: str) -> list[dict[str, Any]] | None:
     return in_child(work, 900)
 
 
-def cases_of_rules() -> list[dict[str, Any]]:
-    """The cases of the op rules, and which functions they are about: most share one model when all are run."""
+def cases_of_rules() -> list[dict[str, Any]] | None:
+    """Which functions each case of the op rules calls when it is alone: most share one model when all are run."""
 
     def work() -> list[dict[str, Any]]:
-        from dgating.structure.rules import RULES as rules
-        from tests.rule_cases import CASES
+        seen: set[str] = set()
+        sys.meta_path.insert(0, Hook({f: instrumented(f) for files in AREAS.values() for f in files}, seen))
+        from tests import test_structure_rules as contract
 
         rows = []
-        for case in CASES:
-            found = [rules.get(name if "::" in name else f"aten::{name}") for name in case.name.split()]
-            calls = [f"structure/rules/{f.__module__.rsplit('.', 1)[1]}.py {f.__name__}" for f in found if f]
+        for case in contract.CASES:
+            seen.clear()
+            start = time.perf_counter()
+            for mode in contract.MODES:
+                contract.outcomes((case,), mode, "module" if case.module else "graph")
+            seconds = round((time.perf_counter() - start) / 2, 4)  # both tests share what the first finds
             for test in ("test_function_is_unchanged", "test_units_leave_or_stay_as_the_table_says"):
-                rows.append({"test": f"{RULES}::{test}[{case.id}]", "seconds": 1.0, "calls": calls})
+                rows.append({"test": f"{RULES}::{test}[{case.id}]", "seconds": seconds, "calls": sorted(seen)})
         return rows
 
-    return in_child(work, 120) or []
+    return in_child(work, 900)
 
 
 def relevant(tests: list[dict[str, Any]], file: str, scope: str) -> list[dict[str, Any]]:
-    """The tests that call a function; of what no test calls itself (constants, helpers of rules) those of its file."""
-    where = f"{file} {scope}" if scope else file
+    """The tests that call a function; of what is in none (constants), those that call any of its file."""
+    where = f"{file} {scope}"
     found = [t for t in tests if any(c == where or c.startswith(f"{where}.") for c in t["calls"])]
-    if any(t["test"].startswith(RULES) for t in found) or (found and not file.startswith("structure/rules")):
-        return found
-    return found + [t for t in tests if t not in found and any(c.startswith(f"{file} ") for c in t["calls"])]
+    return found or [t for t in tests if any(c.startswith(f"{file} ") for c in t["calls"])]
 
 
-def in_order(tests: Iterable[dict[str, Any]], seconds: float) -> list[str]:
-    """Quick tests first, then one case of each function before the second of any, for so many seconds in all.
+def in_order(tests: Iterable[dict[str, Any]], seconds: float, of_rules: bool) -> list[str]:
+    """Quick tests, then the first case of each test, then the second, and so on, for so many seconds in all.
 
-    Among the quick ones those come first that call few functions: what they say, they say of these.
+    Those that call few functions come first: what they say, they say of these. For a mutant of an op rule every case
+    of the rules is a test of its own, for others they are cases of one.
     """
     cases: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for test in tests:
-        cases[test["test"].split("[")[0]].append(test)
+        name = test["test"]
+        cases[name if of_rules and name.startswith(RULES) else name.split("[")[0]].append(test)
     ranked = []
     for of_one in cases.values():
-        of_one.sort(key=lambda t: t["seconds"])
+        of_one.sort(key=lambda t: (len(t["calls"]), t["seconds"]))
         for rank, t in enumerate(of_one):
-            quick, case = t["seconds"] <= QUICK, t["test"].startswith(RULES)
-            stage = 0 if quick else 1 if case else 2
-            ranked.append((stage, len(t["calls"]) if quick or case else rank, t["seconds"], t["test"]))
+            quick = t["seconds"] <= QUICK and (of_rules or not t["test"].startswith(RULES))
+            turn = 0 if quick else 1 + rank
+            ranked.append((turn, len(t["calls"]), t["seconds"], t["test"]))
     out, spent = [], 0.0
     for _, _, cost, test in sorted(ranked):
         if spent + cost <= seconds:
@@ -380,18 +406,18 @@ def preload() -> None:
 def read_map(folder: Path) -> list[dict[str, Any]]:
     """The tests and what they call, kept in a folder, one file for each test file as it is now."""
     tests = []
-    for name in TESTS:
-        file = ROOT / "tests" / f"test_{name}.py"
-        if not file.is_file():
-            continue
-        kept = folder / f"calls_{name}_{file.stat().st_mtime_ns}.json"
+    for name in (*TESTS, "rule_cases"):
+        file = ROOT / "tests" / (f"{name}.py" if name == "rule_cases" else f"test_{name}.py")
+        kept = folder / f"calls_{name}_{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.json"
         if not kept.is_file():
             start = time.monotonic()
-            found = called(f"tests/{file.name}")
+            found = cases_of_rules() if name == "rule_cases" else called(f"tests/{file.name}")
             print(f"{file.name}: {len(found or [])} tests in {time.monotonic() - start:.0f} s", flush=True)
-            kept.write_text(json.dumps(found or []), encoding="utf-8")
+            if not found:
+                raise RuntimeError(f"{file.name}: expected tests that pass, found none.")
+            kept.write_text(json.dumps(found), encoding="utf-8")
         tests += json.loads(kept.read_text(encoding="utf-8"))
-    return tests + cases_of_rules()
+    return tests
 
 
 def store_rows(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
@@ -430,20 +456,22 @@ def main() -> None:
     tests = read_map(options.cache)
     result = ROOT / "benchmarks" / "results" / "mutants.json"
     rows = json.loads(result.read_text(encoding="utf-8"))["mutants"] if result.is_file() else []
-    judge_again = {file for area in options.areas if options.again for file in AREAS[area]}
-    asked = set(options.only or ())
-    old = {row["key"] for row in rows if row["verdict"] == "survived" and row["file"] in judge_again}
-    known = {row["key"]: row for row in rows if row["key"] not in old | asked}
+    present = {m.key(file) for files in AREAS.values() for file in files for m in candidates(file)}
+    known = {row["key"]: row for row in rows if row["key"] in present}
+    again = {key for key, row in known.items() if options.again and row["verdict"] == "survived"}
+    again |= set(options.only or ())
     for area in options.areas:
-        wanted = sample(area, options.n, options.seed)
-        if asked:
-            wanted = [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in asked]
+        wanted = [] if options.only else sample(area, options.n, options.seed)
+        wanted += [(f, m.key(f)) for f in AREAS[area] for m in candidates(f) if m.key(f) in again]
         for file, key in wanted:
-            if key in known:
+            if key in known and key not in again:
                 continue
+            again.discard(key)
             mutant = next(m for m in candidates(file) if m.key(file) == key)
             those = relevant(tests, file, mutant.scope)
-            row = judged(file, mutant, in_order(those, options.seconds), options.seconds)
+            row = judged(
+                file, mutant, in_order(those, options.seconds, file.startswith("structure/rules")), options.seconds
+            )
             print(f"{key} {row['verdict']:10} {file}:{mutant.line} {mutant.operator} | {row['by']}", flush=True)
             if row["verdict"] == "survived":
                 print(f"    - {mutant.before}\n    + {mutant.after}", flush=True)

@@ -15,10 +15,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from transformers.integrations import moe  # registers transformers::grouped_mm_fallback
 
 from dgating.structure._capture import Captured, capture
@@ -110,11 +112,19 @@ class Once:
     def __init__(self, model: nn.Module, inputs: tuple[Any, Any], shapes: Any = None) -> None:
         self.model, self.inputs, self.shapes = model, inputs, shapes
         self.first: Captured | None = None
+        self.decomposed = False  # whether the export had operations that torch took apart
 
     @property
     def exported(self) -> Captured:
         if self.first is None:
-            self.first = capture(self.model, *self.inputs, keeps, self.shapes)
+            taken_apart = ExportedProgram.run_decompositions
+
+            def noted(program: ExportedProgram, *args: Any, **kwargs: Any) -> ExportedProgram:
+                self.decomposed = True
+                return taken_apart(program, *args, **kwargs)
+
+            with patch.object(ExportedProgram, "run_decompositions", noted):
+                self.first = capture(self.model, *self.inputs, keeps, self.shapes)
         return self.first
 
     def capture(self, model: nn.Module, args: Any, kwargs: Any, keep: Any, dynamic_shapes: Any = None) -> Captured:

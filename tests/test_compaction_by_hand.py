@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 import dgating as dg
-from dgating.compaction._verify import other_sizes, part_of, to_double
+from dgating.compaction._verify import other_sizes, part_of, run, to_double
+from dgating.structure._factors import reshape
 from dgating.structure._solve import irregular
 
 
@@ -25,6 +28,11 @@ def test_a_row_that_leaves_anyway_asks_for_nothing() -> None:
     dead[7] = False  # both stay: the narrow one gets its entry back
     ((revived, _),) = irregular([entries, heads], dead)
     assert revived.tolist() == [6]
+
+
+def test_what_is_known_of_an_empty_tensor_broadcasts_to_its_view() -> None:
+    assert reshape(np.arange(3).reshape(1, 3), (0, 3), (3, 0, 1)).shape == (1, 1, 1)
+    assert reshape(np.zeros((0, 3)), (0, 3), (3, 0, 1)).shape == (3, 0, 1)
 
 
 class Widened(nn.Module):
@@ -49,6 +57,109 @@ def test_a_size_in_a_shared_configuration_follows_where_the_layer_has_changed() 
     assert [type(m) for m in small] == [Widened, Widened]  # no graph had to take its place
     assert [m.config.width for m in small] == [4, 6]
     assert config.width == 6
+
+
+class Scaled(nn.Module):
+    """Of two numbers that are six, one is the size of its view and the other is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.parts = 6, 6
+        self.up, self.down = nn.Linear(4, 6), nn.Linear(6, 4)
+        with torch.no_grad():
+            self.up.weight[:2] = 0
+            self.up.bias[:2] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(self.up(x).relu().view(x.shape[0], self.width)) / self.parts
+
+
+def test_every_layer_takes_the_size_that_the_first_of_its_kind_took() -> None:
+    model, x = nn.Sequential(Scaled(), Scaled(), Scaled()), torch.randn(3, 4)
+    small = dg.compact(model, (x,))
+    assert [(type(m), m.width, m.parts) for m in small] == [(Scaled, 4, 6)] * 3
+    torch.testing.assert_close(small(x), model(x))
+
+
+class Counting(nn.Module):
+    """Counts its calls, and adds their number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls.add_(1)
+        return self.layer(x) + self.calls
+
+
+def test_a_run_puts_back_what_the_forward_writes() -> None:
+    model = Counting()
+    model.calls.fill_(3)
+    first, second = (run(model, (torch.ones(1, 4),), {})[0][1] for _ in range(2))
+    assert torch.equal(first, second)
+    assert model.calls == 3
+
+
+class Cached(nn.Linear):
+    """Turns its weight once, and drops what it turned when training begins."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.turned: Tensor | None = None
+
+    def train(self, mode: bool = True) -> Cached:
+        if mode:
+            self.turned = None
+        return super().train(mode)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.turned is None:
+            self.turned = self.weight.detach().t().clone()
+        return input @ self.turned + self.bias
+
+
+def test_what_was_computed_from_the_full_weights_is_dropped_as_training_would() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Cached(6, 2)).eval()
+    with torch.no_grad():
+        model[0].weight[:2] = 0
+        model[0].bias[:2] = 0
+    x = torch.randn(3, 4)
+    small = dg.compact(model, (x,))  # the model is run before it is copied
+    assert type(small[1]) is Cached
+    assert small[1].weight.shape == (2, 4)
+    torch.testing.assert_close(small(x), model(x))
+    assert not any(module.training for module in small.modules())
+
+
+class Folded(nn.Module):
+    """Attention of three heads of width two, each head of each row an entry of the first axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(4, 6) for _ in range(3))
+        self.o = nn.Linear(6, 4)
+        with torch.no_grad():
+            for layer in (self.q, self.k, self.v):
+                layer.weight[2:4] = 0
+                layer.bias[2:4] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, n, _ = x.shape
+        q, k, v = (f(x).view(rows, n, 3, 2).transpose(1, 2).reshape(rows * 3, n, 2) for f in (self.q, self.k, self.v))
+        heads = (q @ k.mT).softmax(-1) @ v
+        return self.o(heads.view(rows, 3, n, 2).transpose(1, 2).reshape(rows, n, 6))
+
+
+def test_a_graph_holds_the_sizes_that_it_cannot_compute_any_more() -> None:
+    """Rows times heads: with free sizes the number of heads is inside of a product."""
+    model, x = Folded(), torch.randn(2, 5, 4)
+    small = dg.compact(model, (x,), target="graph")
+    assert small.get_parameter("v.weight").shape == (4, 4)
+    torch.testing.assert_close(small(x), model(x))
+    with pytest.raises(ValueError, match="expected a tensor of shape"):
+        small(torch.randn(3, 5, 4))
 
 
 def test_the_check_in_float64_leaves_whole_numbers_and_plain_values_as_they_are() -> None:
@@ -184,6 +295,41 @@ def test_a_transposed_convolution_may_have_one_output(outputs: int) -> None:
         model[0].bias[:2] = 0
     small = dg.compact(model, (torch.randn(2, 2, 4, 4),))
     assert (small[0].out_channels, small[1].in_channels, small[1].out_channels) == (4, 4, outputs)
+
+
+class Body(nn.Module):
+    """A function between a layer that makes six units, of which one is zero, and a layer that reads them."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.f = f
+        self.make, self.read = nn.Linear(4, 6), nn.Linear(6, 2)
+        with torch.no_grad():
+            self.make.weight[0] = 0
+            self.make.bias[0] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.read(self.f(self.make(x)))
+
+
+@pytest.mark.parametrize("verify", [False, True])
+@pytest.mark.parametrize("target", ["module", "graph"])
+def test_a_model_that_does_not_run_on_its_inputs_is_refused(target: Literal["module", "graph"], verify: bool) -> None:
+    """Tracing sees no content of an index."""
+    model = Body(lambda x: x[:, torch.tensor([0, 1, 2, 3, 4, 6])])
+    with pytest.raises(dg.CompactionError, match=r"^Body does not run on these inputs \(IndexError: .* 6 "):
+        dg.compact(model, (torch.randn(3, 4),), target=target, verify=verify)
+
+
+def test_a_part_that_reads_a_size_from_a_tensor_becomes_a_graph_and_no_other() -> None:
+    model = nn.Sequential(Body(lambda x: x / x.shape[-1]), Body(torch.relu))
+    model[1].make = nn.Linear(2, 6)
+    x = torch.randn(3, 4)
+    small = dg.compact(model, (x,))
+    assert isinstance(small[0], GraphModule)
+    assert type(small[1]) is Body
+    assert small[0].get_parameter("make.weight").shape == (5, 4)
+    torch.testing.assert_close(small(x), model(x))
 
 
 class Halves(nn.Module):

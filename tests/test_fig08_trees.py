@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,6 @@ from torch import Tensor
 import dgating as dg
 from experiments.common import store
 from experiments.common.experiment import Record
-from experiments.common.runner import run
 from experiments.fig08_trees import EXPERIMENT
 from experiments.fig08_trees.judge import plots, summarise, tables, verdicts
 from experiments.fig08_trees.measure import Configuration, cells
@@ -169,9 +170,8 @@ def test_dead_trees_leave(alive: tuple[int, ...], left: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    file = run("fig08_trees", "smoke", out=tmp_path_factory.mktemp("results"))
-    return store.read(file, EXPERIMENT.settings("smoke"))
+def smoke(smoke_file: Callable[[str], Path]) -> list[Record]:
+    return store.read(smoke_file("fig08_trees"), EXPERIMENT.settings("smoke"))
 
 
 def test_smoke_run(smoke: list[Record]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,9 +191,8 @@ def test_standard_error_of_a_root_mean_square() -> None:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    file = run("fig20_modalities", "smoke", out=tmp_path_factory.mktemp("results"))
-    return store.read(file, EXPERIMENT.settings("smoke"))
+def smoke(smoke_file: Callable[[str], Path]) -> list[Record]:
+    return store.read(smoke_file("fig20_modalities"), EXPERIMENT.settings("smoke"))
 
 
 def test_smoke_run(smoke: list[Record]) -> None:

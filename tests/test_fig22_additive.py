@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,6 @@ from torch import nn
 import dgating as dg
 from experiments.common import store
 from experiments.common.experiment import Place, Record
-from experiments.common.runner import run
 from experiments.fig22_additive import EXPERIMENT
 from experiments.fig22_additive.judge import plots, summarise, tables, verdicts
 from experiments.fig22_additive.measure import (
@@ -214,9 +215,8 @@ def test_penalties_by_hand() -> None:
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
-    file = run("fig22_additive", "smoke", out=tmp_path_factory.mktemp("results"))
-    return store.read(file, EXPERIMENT.settings("smoke"))
+def smoke(smoke_file: Callable[[str], Path]) -> list[Record]:
+    return store.read(smoke_file("fig22_additive"), EXPERIMENT.settings("smoke"))
 
 
 def test_smoke_run(smoke: list[Record]) -> None:

@@ -39,18 +39,26 @@ IRIS, SPECIES = load_iris(return_X_y=True)
 FEW = {"lams": 3, "lam_ratio": 0.2, "cv": 2}
 
 
-@pytest.mark.filterwarnings("ignore:No features were selected")
 # check_class_weight_classifiers sets max_iter to 1000; whether that is enough there hangs on the processor's rounding
-@pytest.mark.filterwarnings("ignore:group_lasso_path:RuntimeWarning")
-@parametrize_with_checks(
-    [
-        DGatedLinearRegressor(),
-        DGatedLinearClassifier(0.05),
-        DGatedLinearRegressorCV(**FEW),
-        DGatedLinearClassifierCV(**FEW, depth=2),
-    ]
-)
+FINE = [
+    pytest.mark.filterwarnings(f"ignore:{said}")
+    for said in ("No features were selected", "group_lasso_path:RuntimeWarning")
+]
+
+
+@FINE[0]
+@FINE[1]
+@parametrize_with_checks([DGatedLinearRegressor(), DGatedLinearClassifierCV(**FEW, depth=2)])
 def test_contract_of_scikit_learn(estimator, check):
+    """Of both tasks, of one strength and of cross-validation: each of the four parts an estimator is made of."""
+    check(estimator)
+
+
+@pytest.mark.slow
+@FINE[0]
+@FINE[1]
+@parametrize_with_checks([DGatedLinearClassifier(0.05), DGatedLinearRegressorCV(**FEW)])
+def test_contract_of_scikit_learn_of_the_others(estimator, check):
     check(estimator)
 
 

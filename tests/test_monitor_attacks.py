@@ -207,8 +207,7 @@ def test_wherever_update_is_called_it_sees_the_gradient_of_backward(
     loss = net(x).square().mean()
     (loss + dg.penalty(net, LAM) if kind == "loss" else loss).backward()
     if kind == "gradient":
-        for p in net[0].parametrizations.parameters():
-            p.grad.add_(p.detach(), alpha=2 * LAM / 3)
+        dg.add_penalty_grad_(net, LAM)
     if first is _zero_grad and kind == "loss":
         first(net, optimizer)
         monitor.update()

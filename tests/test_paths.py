@@ -247,7 +247,7 @@ def test_too_few_steps_for_zeros_are_said_so():
 def test_strengths_rise_by_themselves_until_nothing_is_left():
     x, y = table()
     for scale in (0.1, 1.0, 2.0):  # the unit of the target moves the strengths, not the path
-        found = path(lambda: nn.Linear(12, 1), (x, y * scale), batch_size=64)
+        found = path(lambda: nn.Linear(12, 1), (x, y * scale), dense_steps=100, steps=25, batch_size=64)
         assert found[0].n_groups > 3
         assert found[-1].n_groups == 0
         assert any(p.kept["weight"].nonzero()[:, 0].tolist() == [0, 3, 7] for p in found)

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from dgating._files import beside
 from dgating.paths._settings import fingerprint
-from dgating.paths._tasks import SETTINGS, Task, run_tasks
+from dgating.paths._tasks import SETTINGS, Task, claim, run_tasks
 
 HERE = Path(__file__).parent
 
@@ -138,3 +139,12 @@ def test_fingerprints_tell_arrays_apart():
     others = {fingerprint(v, y) for v in (x.T, x.astype(np.float32), changed, x.reshape(12))} | {fingerprint(x)}
     assert len(alike) == 1
     assert len(alike | others) == 6
+
+
+def test_a_kill_right_after_the_settings_were_written_leaves_nothing(tmp_path: Path) -> None:
+    """The temporary name and the final one are then links to one file."""
+    file = claim(tmp_path / "run", {"steps": 1}) / SETTINGS
+    left = beside(file, f"-{'0' * 16}.tmp")
+    os.link(file, left)
+    claim(tmp_path / "run", {"steps": 1})
+    assert [place.name for place in (tmp_path / "run").iterdir()] == [SETTINGS]

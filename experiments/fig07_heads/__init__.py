@@ -14,8 +14,8 @@ CPU_GRIDS = {
 }  # fmt: skip
 WIDE = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 10.0, 100.0)  # the ends are the paper's
 SMOKE = Configuration(
-    grids=(("values, D = 3", (0.1, 0.3)), ("values, direct", (0.1, 0.3)), ("heads and neurons, D = 3", (0.1, 0.3))),
-    text="counting", length=16, width=16, layers=2, heads=4, dropout=0.0, steps=60, lr=3e-2, excerpts=16, ratios=(0.5,),
+    grids=(("values, D = 3", (0.1, 0.3)), ("values, direct", (0.3,)), ("heads and neurons, D = 3", (0.3,))),
+    text="counting", length=16, width=16, layers=2, heads=4, dropout=0.0, steps=30, lr=3e-2, excerpts=16, ratios=(0.5,),
     repeats=1,
 )  # fmt: skip
 CPU = Configuration(

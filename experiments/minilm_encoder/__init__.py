@@ -4,7 +4,7 @@ from experiments.common.experiment import Experiment
 from experiments.minilm_encoder.judge import plots, summarise, tables, verdicts
 from experiments.minilm_encoder.measure import Configuration, cells, measure
 
-SMOKE = Configuration(tiny=True, ratios=(0.5,), lrs=(1e-3,), steps=100, batch=16, repeats=1)
+SMOKE = Configuration(tiny=True, ratios=(0.5,), lrs=(1e-3,), steps=40, batch=16, repeats=1)
 CPU = Configuration(steps=400, batch=24)
 
 EXPERIMENT = Experiment(

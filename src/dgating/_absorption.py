@@ -24,8 +24,8 @@ from dgating._bounds import SHORTEST, Bounds, Trend
 from dgating._condition import Condition
 from dgating._gradients import GradientReader, Gradients, beside
 from dgating._kkt import kkt_violators, revive_
-from dgating._monitor_state import check_options, check_state, copied
-from dgating._optim import check_optimizer
+from dgating._monitor_state import check_options, check_recheck, check_state, copied
+from dgating._optim import check_optimizer, check_trained
 from dgating._optim_state import bare, check_holds
 from dgating._penalty import FLOAT32_EPS
 from dgating._settings import Place, SettingsRecord
@@ -111,6 +111,7 @@ class AbsorptionMonitor:
         evidence: bool = False,
     ) -> None:
         self._units = units(model)
+        check_trained(self._units)
         check_options(window, safety, screen, max_lr, penalty_in_loss and penalty_in_grad)
         self.model, self.optimizer = model, None if optimizer is None else bare(optimizer)
         self.window, self.safety, self.screen, self.max_lr = window, safety, screen, max_lr
@@ -162,11 +163,15 @@ class AbsorptionMonitor:
         found = next((o for o in (c.obstacle() for c in deep) if o is not None), None)
         if found is not None:
             return found.sentence
+        if self._reader.unpenalised:
+            return "not covered: penalty_in_grad=True, but add_penalty_grad_ was not called between backward and a step"
         if bool(self._reader.distorted):
             return (
                 "not covered: gradients that hold the penalty were changed before a step (clipped by value, or "
                 "unscaled from a loss scale below one after update)"
             )
+        if self._reader.idle is not None:
+            return f"not covered: some factors of {self._reader.idle.groups!r} have no gradient, and are not trained"
         factors = [(c.unit, p) for c in deep for p in c.unit.factors]
         if self._reader.foreign:
             return "not covered: the gated weights are trained by another optimizer than the one that was given"
@@ -246,11 +251,18 @@ class AbsorptionMonitor:
         Args:
             closure: computes the mean data loss over the data and calls ``backward`` (several calls accumulate). No
                 optimizer step. Call ``model.eval()`` first, or batch norm takes part.
-            size: factor size of a revived group; it restarts at norm ``size**2`` along the negative gradient.
+            size: factor size of a revived group, above zero; it restarts at norm ``size**2`` along the negative
+                gradient.
 
         Returns:
             Masks of the revived groups, for the D = 2 groups of the model.
+
+        Raises:
+            TypeError: ``closure`` is no function.
+            ValueError: no groups of depth 2, or ``size`` is not a finite number above zero.
+            RuntimeError: ``closure`` left no gradient: it has to call ``backward``.
         """
+        check_recheck(closure, size)
         self._reader.paused = True
         try:
             violators, directions = kkt_violators(self.model, self.lam, closure)
@@ -297,7 +309,7 @@ class AbsorptionMonitor:
         Raises:
             ValueError: it is of another model, of a monitor with other settings, or damaged. Nothing has changed then.
         """
-        check_state(state, self.state_dict())
+        check_state(state, self.state_dict(), self._bounds.stride)
         state = copied(dict(state))
         device = self._bounds.current.device
         for part, names in ((self._bounds, "bounds"), (self._trend, "trend")):
@@ -325,7 +337,9 @@ class AbsorptionMonitor:
     def _ratios(self, conditions: list[Condition]) -> Tensor:
         """``(J,)`` margin of every group for a bound of one; infinite where the theorem does not hold."""
         ratios = beside([c.ratio(self.evidence) for c in conditions])
-        return ratios.masked_fill(self._reader.distorted | self._reader.foreign, math.inf)
+        reader = self._reader
+        broken = reader.foreign or reader.unpenalised or reader.idle is not None
+        return ratios.masked_fill(reader.distorted | broken, math.inf)
 
     def _conditions(self) -> list[Condition]:
         self._reader.gradients.check_factors()

@@ -140,6 +140,9 @@ class Condition:
         for key in ("lr", "momentum", "nesterov"):
             if len({float(s.get(key) or 0.0) for s in sites}) > 1:
                 return Obstacle(f"not covered: tensors of {name!r} that share gates have different {key}")
+        rates = [float(place.settings.get("lr") or 0.0) for place in self.places]
+        if 0.0 in rates and any(rates):
+            return Obstacle(f"not covered: some factors of {name!r} have a step size of zero, and are not trained")
         if len({float(p.settings.get("weight_decay") or 0.0) for p in self.places}) > 1:
             return Obstacle(f"not covered: the factors of {name!r} have different weight_decay")
         return None

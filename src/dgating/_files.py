@@ -58,7 +58,7 @@ def replacing(path: Path, *, new: bool = False) -> Iterator[BinaryIO]:
     with about(path):
         target, there = _resolved(path, new)
         with parents(target.parent):
-            _remove_left(target)
+            remove_left(target)
             descriptor, temporary = _temporary(target)
             with os.fdopen(descriptor, "wb") as file:
                 try:
@@ -202,7 +202,7 @@ def _publish(temporary: Path, target: Path, new: bool) -> None:
         os.unlink(temporary)
 
 
-def _remove_left(target: Path) -> None:
+def remove_left(target: Path) -> None:
     """Remove temporary files of this target whose writers are gone."""
     start = beside(target, "-").name
     with suppress(OSError):

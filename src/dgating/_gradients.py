@@ -1,7 +1,9 @@
 r"""Norms of the data gradient of every group, read when a backward pass ends.
 
 No place in a training loop can be wrong for them: hooks on the gates run in ``backward``, and the gradients are read
-when it has ended, after DDP and FSDP have averaged them and before anybody clips, unscales or zeroes them.
+when it has ended, after DDP and FSDP have averaged them and before anybody clips, unscales or zeroes them. What is
+changed later is read again when the optimizer steps. Where a penalty is added to the gradients, they are read just
+before it is.
 """
 
 from __future__ import annotations
@@ -13,12 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Variable
+from torch.utils.hooks import RemovableHandle
 
 from dgating._gate import gate_product
+from dgating._penalty_hook import check_scale, register_penalty_hook
 from dgating._units import Unit, full, gate_of, wide
 
 ROUNDING = 1e-5  # how far rounding takes the ratio of two norms from a power of two
 ALIGNED = 1e-4  # one minus the cosine from which two gradients have different directions
+REFRESH = 16  # steps after which the norms of the primary weights are measured again
 FOREIGN = 3  # moves of the gates without a step, one after the other: zero_ or a loaded checkpoint is one such move
 
 
@@ -27,6 +32,12 @@ class Gradients:
 
     :math:`\nabla_{\omega_j} L_0 = (\prod_d \gamma_{j,d}) \nabla_{W_j} L_0`, so that the norms of the latter cost one
     pass over the gradients of the primary weights, and no backward pass of their own.
+
+    The theorem asks for :math:`\|\nabla_{f_i} L_0\| \le G \prod_{k \ne i} \|f_k\|` for **every** factor :math:`f_i`.
+    Where all gradients come through the weights, those of the primary weights say enough, since :math:`\gamma_{j,d}
+    \nabla_{\gamma_{j,d}} L_0 = \langle \omega_j, \nabla_{\omega_j} L_0 \rangle`. They need not: gates may be trained on
+    other data, a term of the loss may hold the factors themselves, a hook may change one gradient and not the other. So
+    the gates are measured, too: the largest :math:`\|f_i\| \|\nabla_{f_i} L_0\| / \prod_k \|f_k\|` counts.
     """
 
     def __init__(self, model: nn.Module, units: Sequence[Unit]) -> None:
@@ -36,6 +47,8 @@ class Gradients:
         self.gates = [unit.gamma for unit in units]
         # the smallest norm that is measured: squares of less are rounded to zero or have lost digits
         self.floors = beside([1e3 * u.smallest_norm(u.gates().dtype) for u in units])
+        self._sizes: Tensor | None = None  # norms of the primary weights, and for how many steps they are good
+        self._fresh = 0
 
     def check_factors(self) -> None:
         """Raise unless the model is gated by the parameters that are read here."""
@@ -55,9 +68,13 @@ class Gradients:
 
     @property
     def present(self) -> bool:
-        """Whether there are gradients of primary weights and of gates."""
-        gates = any(p.grad is not None for p in self.gates)
-        return gates and any(p.grad is not None for omegas in self.omegas for p in omegas)
+        """Whether any factor has a gradient."""
+        return any(p.grad is not None for omegas in (self.gates, *self.omegas) for p in omegas)
+
+    def halves(self) -> list[tuple[bool, bool]]:
+        """For each unit whether its primary weights, and whether its gates, have a gradient."""
+        both = zip(self.omegas, self.gates, strict=True)
+        return [(any(p.grad is not None for p in omegas), gamma.grad is not None) for omegas, gamma in both]
 
     def marks(self) -> list[tuple[int, int]]:
         """What changes when a gradient is replaced or written to: identity and version of each."""
@@ -65,14 +82,15 @@ class Gradients:
         return [(id(g), -1 if g is None else g._version) for g in grads]
 
     def gate_norm(self) -> Tensor:
-        """The norm of the gradients of all gates: a single number that shows how all gradients were scaled."""
-        return torch.linalg.vector_norm(beside(self._of_gates()))
+        """The norm of the gradients of all gates: a single number that shows how all gradients were scaled.
+
+        Where no gate has a gradient, that of the primary weights.
+        """
+        return torch.linalg.vector_norm(beside(self._of_gates() or self._of_weights()))
 
     def signature(self) -> Tensor:
         """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""
-        grads = [p.grad for omegas in self.omegas for p in omegas if p.grad is not None]
-        norms = [torch.linalg.vector_norm(full(grad)).view(1) for grad in grads]
-        return beside([*self._of_gates(), *(wide(x) for x in norms)])
+        return beside([*self._of_gates(), *self._of_weights()])
 
     def norms(self, kappas: Sequence[float] | None = None, scale: float | Tensor = 1.0) -> Tensor:
         r"""``(J,)`` :math:`\|\nabla_{W_j} L_0\|`; zero where it is not finite or too small to measure.
@@ -82,13 +100,26 @@ class Gradients:
             scale: factor by which the gradients are too large.
         """
         kappas = kappas or [0.0] * len(self.units)
-        each = zip(self.units, self.omegas, kappas, strict=True)
+        each = list(zip(self.units, self.omegas, kappas, strict=True))
         raw = beside([_squares(unit, omegas, k, scale) for unit, omegas, k in each]).sqrt()
         gates = beside([gate_product(wide(full(g.detach()))) for g in self.gates]).abs()
         norms = raw / (gates * scale)
         # a smaller product of the gates has lost digits; an overflow (AMP) is skipped by the scaler, and here
         seen = (raw > self.floors) & (gates > 1e-30) & torch.isfinite(norms)
-        return norms.where(seen, 0.0)
+        at_gates = beside([_at_gates(unit, k, scale) for unit, _, k in each]) / (self._weights() * gates * scale)
+        seen_there = (gates > 1e-30) & torch.isfinite(at_gates)
+        return torch.maximum(norms.where(seen, 0.0), at_gates.where(seen_there, 0.0))
+
+    def _weights(self) -> Tensor:
+        """``(J,)`` norms of the primary weights, at most a few steps old: they need a pass over all weights."""
+        if self._sizes is None or self._fresh == 0:
+            self._sizes, self._fresh = beside([u.omega_norms() for u in self.units]), REFRESH
+        self._fresh -= 1
+        return self._sizes
+
+    def _of_weights(self) -> list[Tensor]:
+        grads = [p.grad for omegas in self.omegas for p in omegas if p.grad is not None]
+        return [wide(torch.linalg.vector_norm(full(grad)).view(1)) for grad in grads]
 
     def _of_gates(self) -> list[Tensor]:
         return [wide(full(p.grad)).flatten() for p in self.gates if p.grad is not None]
@@ -109,6 +140,17 @@ def _squares(unit: Unit, omegas: Sequence[nn.Parameter], kappa: float, scale: fl
             grad = wide(full(grad)) - (kappa * scale) * wide(full(omega.detach()))
         grads.append(grad)
     return unit.square_sums(grads)
+
+
+def _at_gates(unit: Unit, kappa: float, scale: float | Tensor) -> Tensor:
+    """``(J,)`` the largest product of a gate and its gradient."""
+    gates = unit.gates()
+    if unit.gamma.grad is None:
+        return torch.zeros_like(gates[0])
+    grad = wide(full(unit.gamma.grad))
+    if kappa:
+        grad = grad - (kappa * scale) * gates
+    return (gates * grad).abs().amax(0)
 
 
 def beside(parts: Sequence[Tensor]) -> Tensor:
@@ -133,6 +175,7 @@ class GradientReader:
         closed: whether a step was closed since the last call of ``update``.
         distorted: whether gradients that hold a penalty ever changed their direction before a step, or grew after
             the penalty had been taken out of them.
+        unpenalised: whether a step was made without a penalty, although one is added to the gradients.
     """
 
     def __init__(
@@ -153,14 +196,23 @@ class GradientReader:
         self._signature: Tensor | None = None
         self._left: list[tuple[int, int]] | None = None  # marks when `update` had closed the step
         self._left_norm: Tensor | None = None  # of the gates then, when nobody told the loss scale
+        self.unpenalised = False
+        self._penalties = 0
         self._versions = [p._version for p in gradients.gates]
-        self._moves = 0  # of the gates, since the last step of the optimizer
+        self._after: list[int] | None = None  # versions of the gates when the last step of the optimizer had ended
+        self._moves = self._between = 0  # of the gates: since the last step of the optimizer, and steps with such
+        self._idle = [(0, 0) for _ in gradients.units]  # last steps in which half of the factors had no gradient
         self._attach()
 
     def _attach(self) -> None:
         _after_backward(self.gradients.gates, self.backward_ended)
+        if self.added_later:
+            register_penalty_hook(self.gradients.gates, self.penalty)
         if self.optimizer is not None:
-            _before_step(self.optimizer, self.step_begins)
+            self._handle = _around_step(self.optimizer, self.step_begins, self.step_ended)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_handle"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """A copy has parameters and an optimizer of its own, which have no hooks yet."""
@@ -170,7 +222,13 @@ class GradientReader:
     @property
     def foreign(self) -> bool:
         """Whether something else than the optimizer that was given trains the gates."""
-        return self.optimizer is not None and self._moves >= FOREIGN
+        return self.optimizer is not None and max(self._moves, self._between) >= FOREIGN
+
+    @property
+    def idle(self) -> Unit | None:
+        """A unit of which some factors are trained and others are not: they had no gradient in the last steps."""
+        waits = zip(self.gradients.units, self._idle, strict=True)
+        return next((unit for unit, (weights, gates) in waits if max(weights, gates) >= FOREIGN), None)
 
     @torch.no_grad()
     def backward_ended(self) -> None:
@@ -178,6 +236,8 @@ class GradientReader:
         if self.paused or not self.gradients.present:  # an optimizer may have stepped in this pass, and forgotten them
             return
         self._marks = self.gradients.marks()
+        if self.added_later:
+            return  # read when the penalty is added
         self._gate_norm = self.gradients.gate_norm()
         if self.kappas is None:
             self._norms = self.gradients.norms()
@@ -185,29 +245,68 @@ class GradientReader:
             self._signature = self.gradients.signature()
 
     @torch.no_grad()
+    def penalty(self, grad_scale: float | Tensor, added: bool) -> None:
+        """A penalty is about to be added to the gradients, which are final but for clipping; or it has been."""
+        if self.paused or not self.gradients.present:
+            return
+        if added:
+            self._penalties += 1
+            if self._penalties % REFRESH == 1:  # now and then: it is a pass over all gradients
+                self._signature = self.gradients.signature()
+            return
+        finite = self.gradients.gate_norm().isfinite()
+        self.observe(self.gradients.norms(scale=grad_scale).where(finite, 0.0), False)
+        self._marks, self.closed = None, True
+
+    @torch.no_grad()
     def step_begins(self, grad_scale: Tensor | None) -> None:
         """The optimizer is about to use the gradients, and to divide them by a loss scale if it is fused."""
+        moved = self._after is not None and self._after != self._now()
+        self._between = self._between + 1 if moved else 0
         self._moves = 0
         self._versions = []  # whatever the next ones are, this step has made them
-        if self._marks is not None:
+        self._note_halves()
+        if self.added_later:
+            self.unpenalised |= self._marks is not None
+        elif self._marks is not None:
             self.close(grad_scale)
         elif self._left is not None and self.gradients.present:
             self._look_again(grad_scale)
-        self._left = self._left_norm = None
+        self._marks = self._left = self._left_norm = None
         if self._signature is not None and self.gradients.present:
             # clipping by norm scales penalty and data alike, which the theorem allows
             then, now = self._signature, self.gradients.signature()
             lengths = torch.linalg.vector_norm(then) * torch.linalg.vector_norm(now)
             self.distorted |= torch.dot(then, now) < (1 - ALIGNED) * lengths
-            self._signature = None
+        self._signature = None
+
+    def step_ended(self) -> None:
+        """The optimizer has moved the gates."""
+        self._after = self._now()
+
+    def _now(self) -> list[int]:
+        return [p._version for p in self.gradients.gates]
+
+    def _note_halves(self) -> None:
+        halves = zip(self.gradients.halves(), self._idle, strict=True)
+        self._idle = [
+            (a + 1, 0) if gates and not weights else (0, b + 1) if weights and not gates else (0, 0)
+            for (weights, gates), (a, b) in halves
+        ]
 
     @torch.no_grad()
     def update(self, grad_scale: float | Tensor | None) -> None:
         """The caller closes a step. Raises ``RuntimeError`` when there was none."""
+        check_scale(grad_scale)
         self._watch_gates()
-        if self._marks is not None:
+        self._be_last()
+        if self.added_later:
+            if self._marks is None and not self.closed:
+                self.gradients.check_factors()
+                self.gradients.check_backward()
+        elif self._marks is not None:
             self.close(grad_scale)
-            if self.optimizer is not None and not self.added_later:
+            if self.optimizer is not None:
                 self._left = self.gradients.marks()
                 self._left_norm = self.gradients.gate_norm() if grad_scale is None else None
         elif not self.closed:
@@ -233,8 +332,15 @@ class GradientReader:
             else:  # the penalty was taken out for another scale
                 self.distorted |= larger
 
+    def _be_last(self) -> None:
+        """Hooks that were registered after the monitor may change gradients, and run before it from now on."""
+        if self.optimizer is not None:
+            hooks = self._handle.hooks_dict_ref()
+            if hooks is not None and next(reversed(hooks)) != self._handle.id:
+                hooks.move_to_end(self._handle.id)
+
     def _watch_gates(self) -> None:
-        versions = [p._version for p in self.gradients.gates]
+        versions = self._now()
         if self._versions and versions != self._versions:
             self._moves += 1
         self._versions = versions
@@ -252,16 +358,24 @@ class GradientReader:
         assert self._norms is not None
         if grad_scale is not None:
             self._give(self._norms / grad_scale)
-        elif self.added_later or not self.gradients.present:
+        elif not self.gradients.present:
             self._give(self._norms)
         else:
             norms = self._norms / self._unscaled(untouched)
-            self._give(norms if untouched else torch.maximum(norms, self.gradients.norms()))
+            self._give(norms if untouched else torch.maximum(norms, self.gradients.norms()), untouched)
 
-    def _give(self, norms: Tensor) -> None:
-        """The norms of a step. After an overflow anywhere the step is skipped, and the scale of the rest unknown."""
+    def _give(self, norms: Tensor, untouched: bool = True) -> None:
+        """The norms of a step. After an overflow anywhere the step is skipped, and the scale of the rest unknown.
+
+        Unless somebody has put numbers in the place of what is not finite: the step is made then.
+        """
         assert self._gate_norm is not None
-        self.observe(norms.where(self._gate_norm.isfinite(), 0.0), False)
+        finite = self._gate_norm.isfinite()
+        if not untouched:
+            mended = self.gradients.norms().where(self.gradients.gate_norm().isfinite(), 0.0)
+            norms = norms.where(finite, mended)
+            finite = torch.ones_like(finite)
+        self.observe(norms.where(finite, 0.0), False)
 
     def _unscaled(self, untouched: bool) -> Tensor:
         """The factor by which a loss scale was taken out of the gradients since the backward pass.
@@ -282,6 +396,7 @@ class GradientReader:
     def forget(self) -> None:
         """As if there had been no backward pass."""
         self._norms = self._gate_norm = self._signature = self._marks = self._left = self._left_norm = None
+        self._after = None
         self.closed = False
 
     def _kappas(self) -> list[float] | None:
@@ -316,19 +431,30 @@ def _after_backward(params: Sequence[nn.Parameter], method: Callable[[], None]) 
         weakref.finalize(_owner(method), handle.remove)
 
 
-def _before_step(optimizer: torch.optim.Optimizer, method: Callable[[Tensor | None], None]) -> None:
-    """Call a bound method before every step of an optimizer, for as long as its object lives.
+def _around_step(
+    optimizer: torch.optim.Optimizer, before: Callable[[Tensor | None], None], after: Callable[[], None]
+) -> RemovableHandle:
+    """Call bound methods before and after every step of an optimizer, for as long as their object lives.
 
     A ``GradScaler`` leaves its scale with a fused optimizer, which divides by it in the step.
+
+    Returns:
+        The handle of the hook before the step.
     """
-    call = weakref.WeakMethod(method)
+    begin, end = weakref.WeakMethod(before), weakref.WeakMethod(after)
 
     def begins(stepping: torch.optim.Optimizer, *_: Any) -> None:
-        if (found := call()) is not None:
+        if (found := begin()) is not None:
             found(getattr(stepping, "grad_scale", None))
 
+    def ended(*_: Any) -> None:
+        if (found := end()) is not None:
+            found()
+
     handle = optimizer.register_step_pre_hook(begins)
-    weakref.finalize(_owner(method), handle.remove)
+    for each in (handle, optimizer.register_step_post_hook(ended)):
+        weakref.finalize(_owner(before), each.remove)
+    return handle
 
 
 def _owner(method: Callable[..., None]) -> Any:

@@ -52,6 +52,8 @@ def kkt_violators(
         for p, _ in saved_grads:
             p.grad = None
         closure()
+        if all(p.grad is None for p, _ in saved_grads):
+            raise RuntimeError("recheck: expected closure to call backward, it has left no gradient.")
         masks: dict[str, list[Tensor]] = {}
         directions = []
         with torch.no_grad():

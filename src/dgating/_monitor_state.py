@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dgating._checks import check_number
 
+MOST_STEPS = 1 << 52  # float64 counts them exactly
+
 
 def check_options(window: object, safety: float, screen: float, max_lr: float, two_penalties: bool) -> None:
     """Raise unless the options of a monitor make sense."""
@@ -26,15 +28,31 @@ def check_options(window: object, safety: float, screen: float, max_lr: float, t
         raise ValueError("penalty_in_loss, penalty_in_grad: expected one of them, received both.")
 
 
-def check_state(state: object, like: Mapping[str, Any]) -> None:
-    """Raise unless a state could have come from a monitor with the present state ``like``."""
+def check_recheck(closure: object, size: Any) -> None:
+    """Raise unless the arguments of ``recheck`` make sense."""
+    if not callable(closure):
+        raise TypeError(f"closure: expected a function, received {type(closure).__name__}.")
+    check_number("size", size)
+    if size == 0:
+        raise ValueError("size: expected a number > 0, received 0: a group of size zero stays dead.")
+
+
+def check_state(state: object, like: Mapping[str, Any], stride: int) -> None:
+    """Raise unless a state could have come from a monitor.
+
+    Args:
+        state: what was given.
+        like: the present state of the monitor that is to continue from it.
+        stride: steps between two looks whether windows have ended.
+    """
     if not isinstance(state, Mapping) or state.get("format") != like["format"]:
         got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
         raise ValueError(f"state: expected the state_dict of a monitor ({like['format']}), received {got}.")
     if state.keys() != like.keys():
         raise ValueError(f"state: expected {sorted(like)}, received {sorted(state)}.")
-    if not isinstance(state["history"], list):
-        raise ValueError(f"state: expected history to be a list, received {type(state['history']).__name__}.")
+    history = state["history"]
+    if not isinstance(history, list) or not all(isinstance(row, Mapping) and "step" in row for row in history):
+        raise ValueError(f"state: expected history to be a list of records, received {repr(history)[:80]}.")
     for part in ("bounds", "trend"):
         _check_names(part, state[part], like[part])
         for name, mine in like[part].items():
@@ -49,7 +67,7 @@ def check_state(state: object, like: Mapping[str, Any]) -> None:
                 f"state: it is of a monitor with {name} = {theirs!r}, this one has {mine!r}. Make "
                 "the monitor as it was made in the run that is resumed."
             )
-    _check_steps(state)
+    _check_steps(state, stride)
     rows, have = state["optimizer"], like["optimizer"]
     if not isinstance(rows, Sequence) or len(rows) != len(have):
         raise ValueError(f"state: expected {len(have)} parameter groups, received {rows!r}.")
@@ -79,11 +97,16 @@ def _check_tensor(name: str, value: object, mine: Tensor) -> None:
         raise ValueError(f"state: expected numbers >= 0 in {name}, received others.")
 
 
-def _check_steps(state: Mapping[str, Any]) -> None:
+def _check_steps(state: Mapping[str, Any], stride: int) -> None:
     for name in ("steps", "next_record", "until_check"):
         value = state[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise ValueError(f"state: expected {name} >= 0, received {value!r}.")
+    if not 1 <= state["until_check"] <= stride:
+        raise ValueError(f"state: expected until_check in 1 .. {stride}, received {state['until_check']}.")
+    for name in ("count", "total"):
+        if bool((state["bounds"][name] > MOST_STEPS).any()):
+            raise ValueError(f"state: expected at most {MOST_STEPS} observations in bounds.{name}, received more.")
     for name, lam in state["top_lam"].items():
         check_number(f"state: the strength of {name!r}", lam)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dgating._checks import check_number
 from dgating._optim_state import REST_DECAY, ROLE, bare, check_holds
 from dgating._penalty import effective_penalty_of, weight_decay_of
+from dgating._penalty_hook import call_penalty_hooks, check_scale
 from dgating._trial import Decay, decay_of
 from dgating._units import Unit, full, units, wide
 from dgating._zeros import check_zeros
@@ -147,7 +148,8 @@ def add_penalty_grad_(model: nn.Module, lam: Lam, grad_scale: float | Tensor = 1
             after it.
 
     Raises:
-        ValueError: the model is not gated, a factor is frozen, ``lam`` or ``grad_scale`` is negative or not finite.
+        ValueError: the model is not gated, a factor is frozen, ``lam`` is negative or not finite, or ``grad_scale`` is
+            not a finite number above zero.
 
     Example:
         >>> import torch, dgating as dg
@@ -163,10 +165,9 @@ def add_penalty_grad_(model: nn.Module, lam: Lam, grad_scale: float | Tensor = 1
     found = units(model)
     strength = lam_by_groups(lam, found)
     check_trained(found)
-    if not isinstance(grad_scale, Tensor):
-        check_number("grad_scale", grad_scale)
-    elif grad_scale.numel() != 1:
-        raise ValueError(f"grad_scale: expected one number, received a tensor of {grad_scale.numel()}.")
+    check_scale(grad_scale)
+    gates = [unit.gamma for unit in found]
+    call_penalty_hooks(gates, grad_scale, added=False)
     of_decay: dict[tuple[float, torch.device, torch.dtype], list[nn.Parameter]] = {}
     for unit in found:
         decay = weight_decay_of(strength[unit.groups], unit.depth)
@@ -184,6 +185,7 @@ def add_penalty_grad_(model: nn.Module, lam: Lam, grad_scale: float | Tensor = 1
             torch._foreach_add_(grads, torch._foreach_mul(params, grad_scale.to(device) * decay))  # type: ignore[reportCallIssue]
         else:
             torch._foreach_add_(grads, params, alpha=decay * grad_scale)  # type: ignore[reportCallIssue]
+    call_penalty_hooks(gates, grad_scale, added=True)
 
 
 def effective_penalty(model: nn.Module, lam: Lam = 1.0) -> Tensor:

@@ -45,6 +45,11 @@ class SettingsRecord:
     def note(self) -> None:
         """Take in the settings of this step."""
         groups = self.optimizer.param_groups
+        if len(groups) < len(self.rows):
+            raise RuntimeError(
+                f"optimizer: expected its {len(self.rows)} parameter groups, {len(groups)} are left. Make a new "
+                "monitor."
+            )
         for group in groups[len(self.rows) :]:
             momentum = float(group.get("momentum", 0.0))
             self.rows.append({"lr": 0.0, "decay": 0.0, "low": momentum, "high": momentum})

@@ -73,7 +73,8 @@ class Strengths:
 
     def _read(self) -> dict[str, float]:
         given = self.source() if callable(self.source) else self.source
-        assert given is not None
+        if given is None:
+            raise TypeError("lam: expected a function that returns a number, or one per Groups.name, received None.")
         return lam_by_groups(given, list(self.units))
 
     def _decay(self, places: Places) -> dict[str, float]:

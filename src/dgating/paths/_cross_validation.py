@@ -185,7 +185,7 @@ def cross_validate_path(
         >>> import torch, dgating as dg
         >>> _ = torch.manual_seed(0)
         >>> X = torch.randn(200, 8); y = X[:, 0] - 2 * X[:, 1] + 0.1 * torch.randn(200)
-        >>> found = dg.cross_validate_path(torch.nn.Linear(8, 1), (X, y), folds=3, steps=20, relax_steps=20)
+        >>> found = dg.cross_validate_path(torch.nn.Linear(8, 1), (X, y), 16, folds=3, steps=40)
         >>> found.select("1se").kept["weight"].nonzero()[:, 0].tolist()
         [0, 1]
     """

@@ -23,7 +23,7 @@ import torch
 from safetensors.numpy import save
 
 from dgating._checks import check_whole
-from dgating._files import write_bytes
+from dgating._files import remove_left, write_bytes
 from dgating._reading import MALFORMED, read_json, read_safetensors
 from dgating._sealing import seal_safetensors
 from dgating.paths._settings import described
@@ -149,6 +149,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> Path:
                 f"folder: expected one of these settings, {folder.name!r} holds results of others "
                 f"(see {SETTINGS} in it). Take another folder, or delete it."
             )
+        remove_left(file)  # nobody writes it a second time
     elif folder.is_dir() and not all(file.name.endswith(".tmp") for file in folder.iterdir()):
         raise ValueError(f"folder: expected an empty folder or one of an earlier run, {folder.name!r} holds others.")
     else:

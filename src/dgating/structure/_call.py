@@ -33,6 +33,11 @@ class Call:
     def get(self, name: str, default: Any = None) -> Any:
         return self.args.get(name, default)
 
+    def replace(self, old: Info, new: Info) -> None:
+        """Let the rule see another tensor in the place of one."""
+        for name, a in self.args.items():
+            self.args[name] = [new if x is old else x for x in a] if listlike(a) else new if a is old else a
+
     @property
     def where(self) -> str:
         """What to call this node in a report."""

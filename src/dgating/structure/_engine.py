@@ -45,6 +45,9 @@ class Engine:
         self.origins: list[tuple[int, str, int]] = []  # first label, weight and axis
         self.loose = loose  # whether tensors that are filled or copied in the forward may become smaller
         self.captured = captured
+        self.readers: dict[int, list[tuple[Node, Node]]] = {}  # by tensor: a tied weight comes in as several nodes
+        for node, weight in captured.weights.items():
+            self.readers.setdefault(id(weight.tensor), []).extend((node, user) for user in node.users)
         self.values = values  # a walk for labels alone leaves out the products with weights
         self.plain = plain or {}  # axes that an earlier walk found fixed, with the reason: they get no labels
         self.rules, self.fallback = rules, fallback
@@ -116,7 +119,8 @@ class Engine:
     def _weight_factors(self, node: Node, shape: Shape) -> list[Factor]:
         """One label an index of each axis. Stacked matrices (experts) have labels of their own in every matrix, and
         the rules of convolutions lay out theirs themselves."""
-        if any(is_convolution(user) and user.args[1] is node for user in node.users):
+        readers = self.readers[id(self.captured.weights[node].tensor)]
+        if any(is_convolution(user) and user.args[1] is place for place, user in readers):
             return [single(self.labels.fresh((shape[0],)), 0, len(shape))] if shape[0] > 1 else []
         ndim = len(shape)
         name = self.captured.weights[node].name
@@ -124,7 +128,7 @@ class Engine:
             return self._joint_factors(shape, self.layouts[name])
         # a walk for labels alone leaves axes apart, to see which of them are merged
         stacked = self.values and ndim > 1 and shape[0] > 1
-        stacked = stacked and (ndim >= 3 or any(is_row_index(user, node) for user in node.users))
+        stacked = stacked and (ndim >= 3 or any(is_row_index(user, place) for place, user in readers))
         factors = []
         for axis, n in enumerate(shape):
             if n == 1:

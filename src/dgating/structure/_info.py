@@ -17,11 +17,11 @@ from dgating.structure._factors import Factor, Shape
 class Info:
     """What is known of one tensor.
 
-    ``value`` broadcasts to the tensor: a number where every entry is known to be that constant, NaN where it varies;
-    ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is the tensor itself.
-    ``indices`` holds the content of an integer constant. ``picked``: every row is the matrix of its expert, out
-    of this stack, by this route. ``partial``: a part of a weight whose other entries may be read at another size of the
-    inputs, so that only what holds for all of them is known.
+    ``value`` broadcasts to the tensor and has all its axes: a number where every entry is known to be that constant,
+    NaN where it varies; ``None`` when nothing is known. ``static``: it follows from weights alone, then ``value`` is
+    the tensor itself. ``indices`` holds the content of an integer constant. ``picked``: every row is the matrix of its
+    expert, out of this stack, by this route. ``partial``: a part of a weight whose other entries may be read at
+    another size of the inputs, so that only what holds for all of them is known.
     """
 
     shape: Shape
@@ -34,6 +34,10 @@ class Info:
     picked: tuple[Info, Any] | None = None
     partial: bool = False
 
+    def __post_init__(self) -> None:
+        if self.value is not None and self.value.ndim < self.ndim:  # that of a vector that met a matrix
+            self.value = self.value.reshape((1,) * (self.ndim - self.value.ndim) + tuple(self.value.shape))
+
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -43,9 +47,9 @@ class Info:
         n = self.shape[axis]
         if self.value is None:
             return torch.full((n,), float("nan"), dtype=torch.float64)
-        value = self.value.reshape((1,) * (self.ndim - self.value.ndim) + tuple(self.value.shape))
-        position = axis % self.ndim + value.ndim - self.ndim  # values of routed rows have the virtual axis in front
-        flat = value.movedim(position, -1).reshape(-1, value.shape[position])
+        # values of routed rows have the virtual axis in front
+        position = axis % self.ndim + self.value.ndim - self.ndim
+        flat = self.value.movedim(position, -1).reshape(-1, self.value.shape[position])
         same = (flat == flat[:1]).all(0)
         return torch.where(same, flat[0].double(), float("nan")).expand(n)
 

@@ -96,10 +96,9 @@ class _Solver:
 
     def revive(self) -> bool:
         changed = False
-        for kind, item in self.tensors:
-            if kind == "tensor":
-                for ids, why in irregular(item, ~self.live):
-                    changed |= self.bring(ids, why)
+        for arrays, sliced in self.tensors:
+            for ids, why in irregular(arrays, ~self.live, sliced):
+                changed |= self.bring(ids, why)
         for b in self.e.blocks:
             changed |= self._revive_blocks(b)
         for x in self.e.expansions:
@@ -188,8 +187,7 @@ def foldable(engine: Engine, use: MatrixUse, create_bias: bool) -> bool:
     bias = use.fold.bias
     if bias is None:
         return create_bias
-    readers = [n for n, w in engine.captured.weights.items() if w.tensor is bias.tensor for _ in n.users]
-    return len(readers) == 1
+    return len(engine.readers[id(bias.tensor)]) == 1
 
 
 def _count(array: Any, axes: tuple[int, ...]) -> int:
@@ -209,10 +207,17 @@ def _level(rows: Ids, live: Mask) -> Ids:
     return rows[~live & (rank <= missing[:, None])]
 
 
-def _distinct(engine: Engine, root: Ids) -> list[tuple[str, list[Ids]]]:
-    """The label arrays of all tensors, each combination once."""
+def _alike(rows: Ids, live: Mask) -> Ids:
+    """What to revive so that every row keeps the same entries (at least one)."""
+    along: Mask = np.asarray(live.any(0))
+    along[0] |= not along.any()
+    return rows[~live & along]
+
+
+def _distinct(engine: Engine, root: Ids) -> list[tuple[list[Ids], bool]]:
+    """The label arrays of all tensors, and whether they are those of a weight; each combination once."""
     seen: set[bytes] = set()
-    found: list[tuple[str, list[Ids]]] = []
+    found: list[tuple[list[Ids], bool]] = []
     infos: list[Info] = []
     for info in engine.info.values():
         infos += as_list(info)
@@ -220,18 +225,20 @@ def _distinct(engine: Engine, root: Ids) -> list[tuple[str, list[Ids]]]:
         arrays = [narrow(root[f.ids]) for f in info.factors]
         if not arrays:
             continue
-        key = b"".join(str(a.shape).encode() + a.tobytes() for a in arrays)
+        sliced = info.weight is not None
+        key = b"".join([b"%d" % sliced, *(str(a.shape).encode() + a.tobytes() for a in arrays)])
         if key not in seen:
             seen.add(key)
-            found.append(("tensor", arrays))
+            found.append((arrays, sliced))
     return found
 
 
-def irregular(arrays: list[Ids], dead: Mask) -> list[tuple[Ids, str]]:
+def irregular(arrays: list[Ids], dead: Mask, sliced: bool = False) -> list[tuple[Ids, str]]:
     """What has to be revived so that a tensor with these labels stays a rectangle.
 
     Along one axis: at least one index stays. Over several axes: the entries that stay form a product of index sets, or
-    (along the last of the axes) every row that stays keeps as many.
+    (along the last of the axes) every row that stays keeps as many. The slice of a weight (``sliced``) has one axis of
+    rows: over three axes every row keeps the same.
     """
     out: list[tuple[Ids, str]] = []
     pure = [a for a in arrays if sum(n > 1 for n in a.shape) == 1]
@@ -249,7 +256,7 @@ def irregular(arrays: list[Ids], dead: Mask) -> list[tuple[Ids, str]]:
         rows, live, _ = table(ids, kept, wide, others, dead)
         if rows is None:
             continue
-        revived = _level(rows, live)
+        revived = _alike(rows, live) if sliced and len(wide) > 2 else _level(rows, live)
         if revived.size:
             out.append((revived, "the tensor has to stay rectangular"))
     return out

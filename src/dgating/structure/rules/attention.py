@@ -33,15 +33,13 @@ def attention(e: Engine, call: Call) -> Info | list[Info]:
         operands.append(((*t.shape[:-2], rows, 1), factors))
     mask = call.get("attn_mask")
     if isinstance(mask, Info):
-        lead = tuple(mask.shape[:-1])
-        operands.append(((*lead, 1), e.seal(mask.factors, [mask.ndim - 1], reason)))
+        operands.append((mask.shape, e.seal(mask.factors, [mask.ndim - 1], reason)))
     shape = call.outs[0] if isinstance(call.node.meta["val"], list | tuple) else call.out
-    # the width of the output is whole, too: a head leaves with all of it
-    factors = combine(e.labels, [*operands, ((1,) * (len(shape) - 1) + (shape[-1],), [])], shape, reason)
+    factors = combine(e.labels, operands, shape, reason)  # nothing has labels along the last axis any more
     for f in factors:
         e.heads.append(Heads(call.node, f.ids, values))
     value = None
-    if v.value is not None and v.value.ndim == v.ndim and v.value.shape[-2] == 1:
+    if v.value is not None and v.value.shape[-2] == 1:
         value = _values.zero_only(v.value)
     info = Info(shape, factors, value)
     if isinstance(call.node.meta["val"], list | tuple):

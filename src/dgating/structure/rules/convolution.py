@@ -35,7 +35,8 @@ def convolution(e: Engine, call: Call) -> Info:
     g = call["groups"]
     reason = f"it meets {call.where}"
     w.factors = e.seal(w.factors, range(2, w.ndim), reason)
-    first = e.along(w, 0, reason).reshape(g, -1)
+    alone = [f for f in w.factors if f.axes == (0,)]  # beside labels of axis 1 that differ from block to block
+    first = e.along(Info(w.shape, alone or w.factors), 0, reason).reshape(g, -1)
     rows, per = w.shape[0], w.shape[1]
     inputs = e.along(x, channel, reason).reshape(g, -1)
     if per > 1:
@@ -89,7 +90,7 @@ def _inner(e: Engine, w: Info, g: int, rows: int, per: int, reason: str) -> Ids:
         wide = np.repeat(ids, rows, axis=0) if g > 1 else ids
         w.factors.append(Factor(wide.reshape(1, wide.shape[0], per, *(1,) * (w.ndim - 2))))
         return ids
-    if len(found) == 1 and found[0].axes in ((1,), (0, 1)):
+    if len(found) == 1 and found[0].axes == (0, 1):
         ids = np.broadcast_to(found[0].ids.reshape(-1, per), (g * rows, per)).reshape(g, rows, per)
         e.labels.union(ids[:, :1], ids)
         return e.labels.find(ids[:, 0])

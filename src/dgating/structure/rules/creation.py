@@ -35,7 +35,7 @@ def fill(e: Engine, call: Call) -> Info:
     return Info(out, factors, value)
 
 
-@rule("full_like", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like")
+@rule("full_like", "zeros_like", "ones_like", "empty_like", "rand_like", "randn_like", by_row=True)
 def create_like(e: Engine, call: Call) -> Info:
     """A fresh tensor of another one's shape: it shrinks with it."""
     x: Info = call["self"]
@@ -48,7 +48,7 @@ def create_like(e: Engine, call: Call) -> Info:
 
 @rule("_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_size", "sym_stride", "sym_numel",
       "sym_storage_offset", "size", "sym_constrain_range", "sym_constrain_range_for_size", "_local_scalar_dense",
-      "item", "is_nonzero")  # fmt: skip
+      "item", "is_nonzero", by_row=True)  # fmt: skip
 def look(e: Engine, call: Call) -> None:
     """Reads a shape or checks something."""
     if call.name in ("aten::_local_scalar_dense", "aten::item", "aten::is_nonzero"):

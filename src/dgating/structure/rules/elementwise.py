@@ -14,14 +14,15 @@ from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
 
 
-@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "rrelu", "__and__", "__or__", "__xor__")
+@rule("relu", "hardswish", "_prelu_kernel", "log_sigmoid", "rrelu", "__and__", "__or__", "__xor__",
+      by_row=True)  # fmt: skip
 def pointwise(e: Engine, call: Call) -> Info:
     """Any function applied entry by entry."""
     operands = call.tensors
     return Info(call.out, e.elementwise(call, operands), _value(call, operands))
 
 
-@rule("mul", "multiply")
+@rule("mul", "multiply", by_row=True)
 def mul(e: Engine, call: Call) -> Info:
     """A product: zero as soon as one side is zero, so a gated unit dies with its gate or its value."""
     operands = call.tensors
@@ -30,7 +31,7 @@ def mul(e: Engine, call: Call) -> Info:
     return Info(call.out, e.elementwise(call, operands), _values.multiply(*values))
 
 
-@rule("where")
+@rule("where", by_row=True)
 def where(e: Engine, call: Call) -> Info:
     """A choice: known where both sides hold the same constant."""
     value = None
@@ -41,7 +42,7 @@ def where(e: Engine, call: Call) -> Info:
     return Info(call.out, e.elementwise(call, call.tensors), value)
 
 
-@rule("masked_fill")
+@rule("masked_fill", by_row=True)
 def masked_fill(e: Engine, call: Call) -> Info:
     """Known where the entry already holds the value that is filled in."""
     a, b = _as_value(call, call["self"]), _as_value(call, call["value"])
@@ -49,7 +50,7 @@ def masked_fill(e: Engine, call: Call) -> Info:
     return Info(call.out, e.elementwise(call, call.tensors), value)
 
 
-@rule("dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+@rule("dropout", "native_dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", by_row=True)
 def random(e: Engine, call: Call) -> Info | list[Info]:
     """Nothing in eval mode. A forward that insists on it keeps zeros at most."""
     x: Info = call[call.first]
@@ -62,7 +63,7 @@ def random(e: Engine, call: Call) -> Info | list[Info]:
 
 
 @rule("alias", "detach", "clone", "contiguous", "lift_fresh_copy", "_to_copy", "to",
-      "detach_", "lift_fresh", "positive", "type_as")  # fmt: skip
+      "detach_", "lift_fresh", "positive", "type_as", by_row=True)  # fmt: skip
 def identity(e: Engine, call: Call) -> Info:
     """The same numbers."""
     x: Info = call[call.first]
@@ -72,7 +73,7 @@ def identity(e: Engine, call: Call) -> Info:
     return Info(x.shape, list(x.factors), value, indices=x.indices)
 
 
-@rule("glu")
+@rule("glu", by_row=True)
 def glu(e: Engine, call: Call) -> Info:
     """``a * sigmoid(b)`` of the two halves along an axis."""
     x: Info = call["self"]
@@ -83,8 +84,8 @@ def glu(e: Engine, call: Call) -> Info:
         index = list(range(start, start + half))
         factors = [f.map(lambda ids, i=index: ids.take(i, axis + 1)) if f.depends(axis) else f for f in x.factors]
         value = x.value
-        if value is not None and value.ndim and value.shape[axis] > 1:
-            value = value.narrow(axis, start, half)
+        if value is not None and value.shape[axis - x.ndim] > 1:
+            value = value.narrow(axis - x.ndim, start, half)
         sides.append(Info(call.out, factors, value))
     value = _values.multiply(sides[0].value, _values.evaluate(torch.sigmoid, [sides[1].value]))
     return Info(call.out, e.elementwise(call, sides), value)

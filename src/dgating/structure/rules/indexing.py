@@ -63,7 +63,7 @@ def index(e: Engine, call: Call) -> Info:
 
     moved = [Factor(f.ids.reshape(f.ids.shape[0], *order_of(f.ids.shape[1:])), f.route) for f in factors]
     value = x.value
-    if value is not None and value.ndim == x.ndim and not any(value.shape[a] > 1 for a in used):
+    if value is not None and not any(value.shape[a] > 1 for a in used):
         value = value.reshape(order_of(tuple(value.shape)))
     else:
         value = None
@@ -103,7 +103,7 @@ def index_select(e: Engine, call: Call) -> Info:
     axis = call["dim"] % x.ndim
     factors = e.seal(x.factors, [axis], f"{call.where} addresses its axis by index")
     e.fix(call["index"], f"{call.where} uses it as an index")
-    value = x.value if x.value is not None and x.value.ndim == x.ndim and x.value.shape[axis] == 1 else None
+    value = x.value if x.value is not None and x.value.shape[axis] == 1 else None
     return Info(call.out, factors, value)
 
 

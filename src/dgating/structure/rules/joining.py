@@ -71,11 +71,10 @@ def _cat(e: Engine, call: Call, parts: list[Info], axis: int) -> Info:
 
 
 def _cat_value(parts: Sequence[Info], axis: int) -> Tensor | None:
-    if all(p.value is None for p in parts) or any(p.value is not None and p.value.ndim != p.ndim for p in parts):
-        return None
     known = [p.value for p in parts if p.value is not None]
-    ndim = known[0].ndim
-    common = [max(v.shape[a] for v in known) for a in range(ndim)]
+    if not known:
+        return None
+    common = [max(v.shape[a] for v in known) for a in range(known[0].ndim)]
     rows = []
     for p in parts:
         shape = [p.shape[a] if a == axis else n for a, n in enumerate(common)]
@@ -148,10 +147,7 @@ def _outermost(e: Engine, x: Info, other: Info, reason: str) -> list[Factor]:
 def _lifted(x: Info, ndim: int) -> Info:
     """``x`` with axes of size one put in front, as broadcasting does."""
     missing = ndim - x.ndim
-    value = x.value
-    if missing and value is not None:
-        value = None if value.ndim > x.ndim else value.reshape((1,) * (ndim - value.ndim) + tuple(value.shape))
-    return Info((1,) * missing + x.shape, [lift(f, ndim) for f in x.factors], value)
+    return Info((1,) * missing + x.shape, [lift(f, ndim) for f in x.factors], x.value)
 
 
 def _written(x: Info, src: Info, axis: int, place: range) -> Tensor | None:
@@ -163,6 +159,6 @@ def _written(x: Info, src: Info, axis: int, place: range) -> Tensor | None:
 
 def _full(x: Info) -> Tensor:
     """Known values with all axes of the tensor."""
-    if x.value is None or x.value.ndim != x.ndim:
+    if x.value is None:
         return torch.full((1,) * x.ndim, _values.NAN, dtype=torch.float64)
     return x.value.double()

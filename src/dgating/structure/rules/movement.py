@@ -26,16 +26,14 @@ def move(x: Info, out: Shape, how: Callable[[Tensor], Tensor]) -> Info:
         factors.append(Factor(np.stack(rows), f.route))
     value = x.value
     if value is not None:
-        if value.ndim > x.ndim:  # one row of values an expert
-            value = torch.stack([how(row) for row in value])
-        else:
-            value = how(value.reshape((1,) * (x.ndim - value.ndim) + tuple(value.shape)))
+        by_expert = value.ndim > x.ndim  # one row of values an expert
+        value = torch.stack([how(row) for row in value]) if by_expert else how(value)
         value = value if x.static else _values.worth(value)
     return Info(out, factors, value, x.static, partial=x.partial)
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", 
-      "_reshape_copy", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d", "ravel")  # fmt: skip
+      "_reshape_copy", "reshape_as", "atleast_1d", "atleast_2d", "atleast_3d", "ravel", by_row=True)  # fmt: skip
 def view(e: Engine, call: Call) -> Info:
     """The same entries in the same order: split axes give joint labels, merged axes repeat them."""
     x: Info = call[call.first]
@@ -81,7 +79,7 @@ def _movedim(ndim: int, source: list[int], target: list[int]) -> list[int]:
     return [next(rest) if a < 0 else a for a in order]
 
 
-@rule("slice", "narrow")
+@rule("slice", "narrow", by_row=True)
 def slice_(e: Engine, call: Call) -> Info:
     """A range of an axis."""
     x: Info = call[call.first]
@@ -94,7 +92,7 @@ def slice_(e: Engine, call: Call) -> Info:
     if len(index) == n:
         return move(x, call.out, lambda t: t)
     if x.static and _unread(call.node, axis, n):
-        x = Info(x.shape, x.factors, _same_along(x.value, axis, x.ndim), partial=True)
+        x = Info(x.shape, x.factors, _same_along(x.value, axis), partial=True)
     step = 1 if call.name == "aten::narrow" else call["step"]
     if step > 1 and x.on(axis):
         x = _strided(e, call, x, axis, index, step)
@@ -119,11 +117,10 @@ def _unread(node: Node, axis: int, n: int) -> bool:
     return not bool(read.all())
 
 
-def _same_along(value: Tensor | None, axis: int, ndim: int) -> Tensor | None:
+def _same_along(value: Tensor | None, axis: int) -> Tensor | None:
     """The known values that hold at every position of an axis."""
     if value is None or not value.is_floating_point():
         return None
-    value = value.reshape((1,) * (ndim - value.ndim) + tuple(value.shape))
     first = value.narrow(axis, 0, 1)
     return _values.worth(torch.where((value == first).all(axis, keepdim=True), first.double(), _values.NAN))
 
@@ -148,7 +145,8 @@ def select(e: Engine, call: Call) -> Info:
     return move(x, call.out, lambda t: t.select(axis, i if t.shape[axis] > 1 else 0))
 
 
-@rule("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split", "unsafe_split_with_sizes")
+@rule("split", "split_with_sizes", "chunk", "unsafe_chunk", "unsafe_split", "tensor_split", "unsafe_split_with_sizes",
+      by_row=True)  # fmt: skip
 def split(e: Engine, call: Call) -> list[Info]:
     """Consecutive ranges of an axis."""
     x: Info = call[call.first]

@@ -29,9 +29,9 @@ def pool(e: Engine, call: Call) -> Info | list[Info]:
     axes = list(range(x.ndim - spatial, x.ndim))
     factors = e.seal(x.factors, axes, f"{call.where} runs over its axis")
     value = x.value
-    if value is not None and (value.ndim != x.ndim or any(value.shape[a] > 1 for a in axes)):
+    if value is not None and any(value.shape[a] > 1 for a in axes):
         value = None
-    if "avg_pool" in call.name and any(n for n in _list(call.get("padding", 0))) and call.get("count_include_pad"):
+    if call.get("count_include_pad") and any(_list(call["padding"])):
         value = _values.zero_only(value)
     if call.get("divisor_override") is not None:
         value = _values.zero_only(value)
@@ -51,7 +51,7 @@ def pad(e: Engine, call: Call) -> Info:
     for f in x.factors:
         factors += e.seal([f], touched, f"{call.where} pads its axis")
     constant = "constant" in call.name or (call.name == "aten::pad" and call.get("mode", "constant") == "constant")
-    value = x.value if x.value is not None and x.value.ndim == x.ndim else None
+    value = x.value
     if value is not None and any(value.shape[a] > 1 for a in touched):
         value = None
     if value is not None and constant and touched:

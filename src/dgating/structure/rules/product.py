@@ -15,6 +15,7 @@ from dgating.structure._labels import Ids
 from dgating.structure._uses import DirectUse, Fold, Heads, MatrixUse
 from dgating.structure.rules import _values
 from dgating.structure.rules._registry import rule
+from dgating.structure.rules._rows import for_every_row
 from dgating.structure.rules.indexing import route_of
 
 
@@ -41,21 +42,22 @@ def addmm(e: Engine, call: Call) -> Info:
     return project(e, call, x, -1, w, 0, 1, b)
 
 
-@rule("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul")
+@rule("matmul", "mm", "bmm", "mv", "dot", "linalg_matmul", by_row=True)
 def matmul(e: Engine, call: Call) -> Info:
     """A matrix product; with weights on one side it is a layer, else attention or the like."""
     names = list(call.args)
     x, y = call[names[0]], call[names[1]]
+    if y.picked is not None and x.ndim == 3 and x.picked is None:
+        return routed(e, call, x, 2, y.picked[0], 1, y.picked[1])
+    if x.picked is not None and y.ndim == 3 and y.picked is None:
+        return routed(e, call, y, 1, x.picked[0], 2, x.picked[1])
+    x, y = for_every_row(e, x), for_every_row(e, y)
     if y.static and y.ndim == 2 and x.ndim >= 1:
         return project(e, call, x, -1, y, 0, 1, None)
     if x.static and x.ndim == 2 and y.ndim >= 2:
         return project(e, call, y, -2, x, 1, 0, None)
     if y.static and y.ndim == 3 and x.ndim == 3 and x.shape[0] == y.shape[0]:
         return stacked(e, call, x, y)
-    if y.picked is not None and x.ndim == 3 and x.picked is None:
-        return routed(e, call, x, 2, y.picked[0], 1, y.picked[1])
-    if x.picked is not None and y.ndim == 3 and y.picked is None:
-        return routed(e, call, y, 1, x.picked[0], 2, x.picked[1])
     return activations(e, call, x, y)
 
 
@@ -67,7 +69,7 @@ def baddbmm(e: Engine, call: Call) -> Info:
     return Info(call.out, e.elementwise(call, [product, call["self"]]))
 
 
-@rule("_grouped_mm", "transformers::grouped_mm_fallback")
+@rule("_grouped_mm", "transformers::grouped_mm_fallback", by_row=True)
 def grouped_mm(e: Engine, call: Call) -> Info:
     """Rows routed to experts: row ``t`` meets the matrix of its expert, so labels differ from expert to expert."""
     names = list(call.args)
@@ -240,8 +242,8 @@ def _stack(e: Engine, w: Info) -> None:
 
 
 def _row(x: Info, g: int) -> Info:
-    known = x.value is not None and x.value.ndim == x.ndim
-    return Info(x.shape[1:], [], x.value[g if x.value.shape[0] > 1 else 0] if known else None)  # type: ignore[index, union-attr]
+    value = None if x.value is None else x.value[g if x.value.shape[0] > 1 else 0]
+    return Info(x.shape[1:], [], value)
 
 
 def activations(e: Engine, call: Call, x: Info, y: Info) -> Info:
@@ -251,7 +253,7 @@ def activations(e: Engine, call: Call, x: Info, y: Info) -> Info:
             e.fix(info, f"it meets {call.where}")
         return Info(call.out)
     out, reason = call.out, f"it meets {call.where}"
-    values = e.class_of(y.factors) if x.ndim > 2 and y.ndim > 2 else np.zeros(0, dtype=np.int64)
+    values = e.class_of(y.factors)
     fx, fy = list(x.factors), list(y.factors)
     pure_x = [f for f in fx if f.axes == (x.ndim - 1,)]
     pure_y = [f for f in fy if f.axes == (y.ndim - 2,)]
@@ -275,7 +277,7 @@ def _zero_product(x: Info, y: Info) -> Tensor | None:
     """Zero where a whole row of ``x`` or a whole column of ``y`` is zero."""
     result = None
     for value, axis in ((x.value, -1), (y.value, -2)):
-        if value is None or value.ndim < 2:
+        if value is None:
             continue
         zero = (value == 0).all(axis, keepdim=True)
         if bool(zero.any()):

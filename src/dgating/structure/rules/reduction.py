@@ -73,9 +73,8 @@ def _list(dim: Any) -> list[int]:
 def _zeros_like(value: Tensor, f: Factor) -> np.ndarray:
     """Where the labels of a factor sit on entries that are known to be zero."""
     zero = value == 0
-    shape = f.ids.shape[1:]
     for axis in range(zero.ndim):
-        if shape[axis] == 1 and zero.shape[axis] > 1:
+        if not f.depends(axis):
             zero = zero.all(axis, keepdim=True)
     return np.broadcast_to(zero.numpy()[None], f.ids.shape)
 
@@ -95,7 +94,7 @@ def _reduced(name: str, x: Info, axes: list[int], order: list[int]) -> Tensor | 
     """Known values reduced like the tensor, one axis after the other; what meets an unknown one is unknown."""
     f = KNOWN.get(name)
     value = x.value
-    if (f is None and name not in SAME) or value is None or value.ndim != x.ndim:
+    if (f is None and name not in SAME) or value is None:
         return None
     value = value.double()
     for axis in axes:

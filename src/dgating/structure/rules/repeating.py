@@ -28,11 +28,10 @@ def expanded(e: Engine, x: Info, out: Shape, where: str) -> Info:
     lead = len(out) - x.ndim
     shape = (1,) * lead + x.shape
     grown = tuple(a for a in range(len(out)) if shape[a] == 1 and out[a] > 1)
-    value = x.value
-    if value is not None and value.ndim == x.ndim:
-        value = value.reshape((1,) * lead + tuple(value.shape))
-        value = value.expand(out) if x.static else value
-    factors = [Factor(f.ids.reshape(f.ids.shape[0], *(1,) * lead, *f.ids.shape[1:]), f.route) for f in x.factors]
+    lifted = move(x, shape, lambda t: t.reshape((1,) * lead + tuple(t.shape)))
+    value, factors = lifted.value, lifted.factors
+    if value is not None and x.static:
+        value = value.expand(out)
     if len(factors) == 1 and grown and factors[0].ids.shape[0] == 1:
         parents = factors[0].ids
         size = tuple(out[a - 1] if a - 1 in grown else n for a, n in enumerate(parents.shape))

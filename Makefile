@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint format types docs bench clean
+.PHONY: demo test test-slow lint format types docs pictures metrics bench clean
 
 demo: $(STAMP)
 	$(BIN)/dgating demo --out demo
@@ -28,6 +28,12 @@ types: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build
+
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures.py
+
+metrics: $(STAMP)
+	$(BIN)/python -m benchmarks.metrics
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.gating_overhead

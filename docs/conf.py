@@ -1,14 +1,21 @@
 """Sphinx configuration. Build with ``make docs``: a warning is an error."""
 
+import sys
+from pathlib import Path
+
 import dgating
+
+sys.path.insert(0, str(Path(__file__).parent))  # mathml.py
 
 project = "dgating"
 author = "The dgating developers"
 copyright = "2026, The dgating developers"
 release = dgating.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml"]
 exclude_patterns = ["_build"]
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
 html_theme = "furo"
 html_title = f"dgating {release}"
 

@@ -124,6 +124,7 @@ class Block(nn.Module):
         self.up, self.gate, self.down = nn.Linear(16, 24), nn.Linear(16, 24), nn.Linear(24, 16)
 
     def forward(self, h: Tensor) -> Tensor:
+        """The sum."""
         return h + self.down(nn.functional.silu(self.gate(h)) * self.up(h))
 
 
@@ -167,6 +168,7 @@ PICTURES = (norms, depths, margins, compact, path)
 
 
 def main() -> None:
+    """Draw all."""
     IMAGES.mkdir(exist_ok=True)
     for draw in PICTURES:
         draw().savefig(IMAGES / f"{draw.__name__}.png", dpi=130)

@@ -53,7 +53,7 @@ def prox_threshold(tau: float, q: float) -> float:
 
 
 def prox_norm(norms: Tensor, tau: float, q: float) -> Tensor:
-    r"""The norm after the prox: :math:`t^*(r) = \arg\min_{t \ge 0} \tfrac12 (t-r)^2 + \tau t^q`.
+    r"""The norm after the prox: :math:`t^*(r) = \mathrm{arg\,min}_{t \ge 0} \tfrac12 (t-r)^2 + \tau t^q`.
 
     Soft thresholding for ``q = 1`` and closed forms for ``q = 2/3`` (D = 3) and ``q = 1/2`` (D = 4); Newton's method
     from ``t = r``, which converges to the right root, for any other ``q`` in ``(0, 1)``.

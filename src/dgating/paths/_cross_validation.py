@@ -60,7 +60,7 @@ class CrossValidatedPath:
     ) -> PathPoint:
         r"""The point of the path on all rows at the λ that a rule takes.
 
-        With the mean :math:`m_l` of the ``K`` scores at a strength, :math:`b = \arg\max m_l`, and the standard
+        With the mean :math:`m_l` of the ``K`` scores at a strength, :math:`b = \mathrm{arg\,max} m_l`, and the standard
         deviation ``s`` (with ``K - 1``) of the scores at ``b``: the largest λ with :math:`m_l \ge m_b` for ``"best"``,
         :math:`m_b - s/\sqrt K` for ``"1se"``, ``m_b - within`` for ``"within"``.
 

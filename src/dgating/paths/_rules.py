@@ -14,8 +14,8 @@ RULES = ("best", "1se", "within")
 def choose(scores: np.ndarray, rule: str = "1se", within: float = 0.01) -> int:
     r"""Index of the strength that a rule takes.
 
-    With :math:`m_l` the mean over the ``K`` folds, :math:`b = \mathrm{arg\,max} m_l` and :math:`s` the standard deviation (with
-    ``K - 1``) of the scores at ``b``, the answer is the **largest** index whose mean is at least
+    With :math:`m_l` the mean over the ``K`` folds, ``b`` the index of the largest and :math:`s` the standard deviation
+    (with ``K - 1``) of the scores at ``b``, the answer is the **largest** index whose mean is at least
 
     .. math:: m_b \;(\text{best}), \qquad m_b - s / \sqrt K \;(\text{1se}), \qquad m_b - \delta \;(\text{within}).
 

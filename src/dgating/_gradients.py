@@ -86,7 +86,9 @@ class Gradients:
 
         Where no gate has a gradient, that of the primary weights.
         """
-        return torch.linalg.vector_norm(beside(self._of_gates() or self._of_weights()))
+        grads = [wide(full(p.grad)) for p in self.gates if p.grad is not None] or self._of_weights()
+        device = grads[0].device
+        return torch.linalg.vector_norm(torch.stack([x.to(device) for x in torch._foreach_norm(grads)]))
 
     def signature(self) -> Tensor:
         """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""
@@ -102,13 +104,15 @@ class Gradients:
         kappas = kappas or [0.0] * len(self.units)
         each = list(zip(self.units, self.omegas, kappas, strict=True))
         raw = beside([_squares(unit, omegas, k, scale) for unit, omegas, k in each]).sqrt()
-        gates = beside([gate_product(wide(full(g.detach()))) for g in self.gates]).abs()
-        norms = raw / (gates * scale)
+        # all gates in one tensor: the number of small operations must not grow with the number of layers
+        gates = _columns([wide(full(g.detach())) for g in self.gates], 1.0)
+        pulls = _columns([_gate_gradient(g, k, scale) for g, k in zip(self.gates, kappas, strict=True)], 0.0)
+        product = gate_product(gates).abs() * scale
+        norms = torch.stack([raw, (gates * pulls).abs().amax(0) / self._weights()]) / product
         # a smaller product of the gates has lost digits; an overflow (AMP) is skipped by the scaler, and here
-        seen = (raw > self.floors) & (gates > 1e-30) & torch.isfinite(norms)
-        at_gates = beside([_at_gates(unit, k, scale) for unit, _, k in each]) / (self._weights() * gates * scale)
-        seen_there = (gates > 1e-30) & torch.isfinite(at_gates)
-        return torch.maximum(norms.where(seen, 0.0), at_gates.where(seen_there, 0.0))
+        seen = (product > 1e-30 * scale) & torch.isfinite(norms)
+        seen[0] &= raw > self.floors
+        return norms.where(seen, 0.0).amax(0)
 
     def _weights(self) -> Tensor:
         """``(J,)`` norms of the primary weights, at most a few steps old: they need a pass over all weights."""
@@ -142,15 +146,19 @@ def _squares(unit: Unit, omegas: Sequence[nn.Parameter], kappa: float, scale: fl
     return unit.square_sums(grads)
 
 
-def _at_gates(unit: Unit, kappa: float, scale: float | Tensor) -> Tensor:
-    """``(J,)`` the largest product of a gate and its gradient."""
-    gates = unit.gates()
-    if unit.gamma.grad is None:
-        return torch.zeros_like(gates[0])
-    grad = wide(full(unit.gamma.grad))
-    if kappa:
-        grad = grad - (kappa * scale) * gates
-    return (gates * grad).abs().amax(0)
+def _gate_gradient(gamma: nn.Parameter, kappa: float, scale: float | Tensor) -> Tensor:
+    """``(D-1, J)`` the gradient of gates."""
+    if gamma.grad is None:
+        return wide(full(torch.zeros_like(gamma)))
+    grad = wide(full(gamma.grad))
+    return grad - (kappa * scale) * wide(full(gamma.detach())) if kappa else grad
+
+
+def _columns(parts: Sequence[Tensor], fill: float) -> Tensor:
+    """Matrices side by side; those with fewer rows are filled up."""
+    height = max(len(x) for x in parts)
+    padded = [nn.functional.pad(x, (0, 0, 0, height - len(x)), value=fill) if len(x) < height else x for x in parts]
+    return torch.cat([x.to(parts[0].device) for x in padded], 1)
 
 
 def beside(parts: Sequence[Tensor]) -> Tensor:
@@ -196,6 +204,7 @@ class GradientReader:
         self._signature: Tensor | None = None
         self._left: list[tuple[int, int]] | None = None  # marks when `update` had closed the step
         self._left_norm: Tensor | None = None  # of the gates then, when nobody told the loss scale
+        self._norm_now: Tensor | None = None  # of the gates, when it was last measured
         self.unpenalised = False
         self._penalties = 0
         self._versions = [p._version for p in gradients.gates]
@@ -308,7 +317,7 @@ class GradientReader:
             self.close(grad_scale)
             if self.optimizer is not None:
                 self._left = self.gradients.marks()
-                self._left_norm = self.gradients.gate_norm() if grad_scale is None else None
+                self._left_norm = self._norm_now if grad_scale is None else None
         elif not self.closed:
             self.gradients.check_factors()
             self.gradients.check_backward()
@@ -391,7 +400,8 @@ class GradientReader:
 
     def _reduction(self) -> Tensor:
         assert self._gate_norm is not None
-        return self._gate_norm / self.gradients.gate_norm()
+        self._norm_now = self.gradients.gate_norm()
+        return self._gate_norm / self._norm_now
 
     def forget(self) -> None:
         """As if there had been no backward pass."""

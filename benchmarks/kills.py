@@ -31,7 +31,6 @@ import pandas as pd
 
 from benchmarks._common import environment, store
 from benchmarks._kill import events, killed
-from dgating import _folders
 from dgating._files import write_text
 from dgating._folders import readable, staged
 from dgating.cli.select import select
@@ -117,7 +116,7 @@ def place(one_step: bool) -> Iterator[None]:
         os.chdir(name)
         stack.callback(os.chdir, before)
         if not one_step:
-            stack.enter_context(mock.patch.object(_folders, "exchange", return_value=False))
+            stack.enter_context(mock.patch("dgating._folders.exchange", return_value=False))
         yield
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import save
@@ -15,9 +16,6 @@ from dgating._checks import MOST_DEPTH
 from dgating._reading import read_json, read_safetensors
 from dgating._sealing import seal_safetensors
 
-if TYPE_CHECKING:
-    from dgating.paths._result import RegularizationPath
-
 FORMAT, UNSEALED = "dgating/path/2", "dgating/path/1"
 REAL = ("lam", "loss", "objective", "score", "standard_error", "seconds")
 COUNTS = ("parameters", "flops", "steps")
@@ -25,7 +23,26 @@ NUMBERS = (*REAL[:5], *COUNTS, "seconds")
 NOT_FINITE = ("nan", "inf", "-inf")  # JSON has no such numbers
 
 
-def path_to_bytes(path: RegularizationPath, folder: str | None = None) -> bytes:
+class Walked(Protocol):
+    """What a file holds of a path."""
+
+    @property
+    def points(self) -> Sequence[Any]:
+        """The points."""
+        ...
+
+    @property
+    def depth(self) -> int:
+        """The depth D."""
+        ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """How it was walked."""
+        ...
+
+
+def path_to_bytes(path: Walked, folder: str | None = None) -> bytes:
     """The content of a file; ``folder`` is the key of the folder that it belongs to, if to one."""
     tensors: dict[str, Tensor] = {}
     for i, p in enumerate(path.points):

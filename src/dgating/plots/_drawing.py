@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.text import Text
 
@@ -30,3 +31,10 @@ def new_figure(width: float, height: float) -> Figure:
 def axes_or_new(ax: Axes | None) -> Axes:
     """The axes, or those of a new figure."""
     return new_figure(6, 4).add_subplot() if ax is None else ax
+
+
+def whole_numbers(axis: Axis) -> None:
+    """Ticks at whole numbers only."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))

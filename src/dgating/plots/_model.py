@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dgating import _diagnostics
 from dgating._absorption import AbsorptionMonitor, certified_groups
+from dgating._diagnostics import group_norms as norms_of
 from dgating._penalty import FLOAT32_EPS
 from dgating.plots._drawing import axes_or_new, literal
 
@@ -41,7 +41,7 @@ def group_norms(
         >>> dg.plots.group_norms(net).get_ylabel()
         'norm of the effective weights'
     """
-    norms = _diagnostics.group_norms(model)
+    norms = norms_of(model)
     ax = axes_or_new(ax)
     masks = certified_groups(model, monitor)
     floor = tol / 1e3

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from dgating.paths._rules import standard_errors
-from dgating.plots._drawing import literal, new_figure
+from dgating.plots._drawing import literal, new_figure, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def path(found: RegularizationPath, groups: str | None = None) -> Figure:
     lams = found.lams
     above.plot(lams, [p.n_groups for p in found], color="C0", marker=".", drawstyle="steps-mid")
     above.set_ylabel("groups", color="C0")
-    above.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(above.yaxis)
     scores = [p.score for p in found]
     if not all(math.isnan(s) for s in scores):
         right = above.twinx()
@@ -78,7 +78,7 @@ def cross_validation(found: CrossValidatedPath, rules: Sequence[str] = ("best", 
     right = axes.twinx()
     right.plot(lams, [p.n_groups for p in found.path], color="C0", drawstyle="steps-mid")
     right.set_ylabel("groups", color="C0")
-    right.yaxis.get_major_locator().set_params(integer=True)
+    whole_numbers(right.yaxis)
     for style, (rule, point) in zip(itertools.cycle(("--", ":", "-.")), chosen.items(), strict=False):
         axes.axvline(point.lam, color="0.4", ls=style, label=f"{rule}: {point.n_groups} groups")
     axes.legend()

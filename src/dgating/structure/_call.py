@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from torch.fx import Node
 
@@ -10,21 +11,23 @@ from dgating.structure._capture import module_of
 from dgating.structure._factors import Shape
 from dgating.structure._info import Info, listlike, shape_of
 
-if TYPE_CHECKING:
-    from dgating.structure._engine import Engine
-
 
 class Call:
-    """One node with its arguments by the names of the operation's schema; tensors are :class:`Info`."""
+    """One node with its arguments by the names of the operation's schema; tensors are :class:`Info`.
 
-    def __init__(self, engine: Engine, node: Node) -> None:
-        self.engine, self.node = engine, node
+    Args:
+        resolve: gives for a node in the arguments, also within lists, what is known of its tensor.
+        node: the node.
+    """
+
+    def __init__(self, resolve: Callable[[Any], Any], node: Node) -> None:
+        self.resolve, self.node = resolve, node
         schema = node.target._schema  # type: ignore[union-attr]
         self.name: str = schema.name
         self.args: dict[str, Any] = {}
         for i, a in enumerate(schema.arguments):
             raw = node.args[i] if i < len(node.args) else node.kwargs.get(a.name, a.default_value)
-            self.args[a.name] = engine.resolve(raw)
+            self.args[a.name] = resolve(raw)
         self.first = next(iter(self.args)) if self.args else ""
 
     def __getitem__(self, name: str) -> Any:

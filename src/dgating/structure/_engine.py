@@ -170,7 +170,7 @@ class Engine:
     def _call(self, node: Node) -> Any:
         if not hasattr(node.target, "_schema"):
             return self._python(node)
-        call = Call(self, node)
+        call = Call(self.resolve, node)
         tensors = call.tensors
         rule = self.rules.get(call.name) or self.fallback(node.target)
         if rule is not None and call.name not in self.rules and not isinstance(node.meta.get("val"), Tensor):

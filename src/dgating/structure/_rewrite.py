@@ -47,12 +47,12 @@ def changes(engine: Engine, solution: Solution) -> list[Change]:
             continue
         rewrite = REWRITES.get(node.target._schema.name)
         if rewrite is not None:
-            found += rewrite(Call(engine, node), solution)
+            found += rewrite(Call(engine.resolve, node), solution)
     return found
 
 
 def _out(call: Call, i: int | None = None) -> Info:
-    info = call.engine.info[call.node]
+    info = call.resolve(call.node)
     return info if i is None else info[i]
 
 

@@ -502,11 +502,11 @@ def test_columns_stay_where_something_else_reads_them():
 
 def test_groups_without_curvature_have_a_largest_strength():
     """By hand: a curvature below a thousandth of the largest counts as that."""
-    from dgating.paths._grid import _largest
+    from dgating._lam import largest_lam
 
     for depth in (3, 4):
         q = 2 / depth
-        found = _largest(torch.ones(3).double(), torch.tensor([1.0, 0.0, 1e-5]).double(), depth)
+        found = largest_lam(torch.ones(3).double(), torch.tensor([1.0, 0.0, 1e-5]).double(), depth)
         for lam, height in zip(found.tolist(), (1.0, 1e-3, 1e-3), strict=True):
             r = np.linspace(1e-9, 1 / height, 400_001)
             assert lam == pytest.approx(float(((1 - height * r) * r ** (1 - q) / q).max()), rel=1e-5)

@@ -88,7 +88,7 @@ class Gradients:
         """
         grads = [wide(full(p.grad)) for p in self.gates if p.grad is not None] or self._of_weights()
         device = grads[0].device
-        return torch.linalg.vector_norm(torch.stack([x.to(device) for x in torch._foreach_norm(grads)]))
+        return torch.linalg.vector_norm(torch.stack([x.to(device) for x in torch._foreach_norm(grads)]))  # type: ignore[reportPrivateImportUsage]
 
     def signature(self) -> Tensor:
         """The gradients of the gates and the norm of each other one: scaling keeps the direction of this vector."""

@@ -13,6 +13,7 @@ import dgating as dg
 from dgating._files import write_text
 from dgating.cli.files import check_output
 from dgating.cli.models import Subject, subject
+from dgating.cli.pt2_guard import Guard
 from dgating.cli.terminal import console, plain
 from dgating.compaction._inputs import call_kwargs
 from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
@@ -77,6 +78,9 @@ def _compact(
         raise ValueError(
             "--out: a .pt2 file becomes a .pt2 or .onnx file; .safetensors needs the model's code to load."
         )
+    if case.target == "graph":  # the program of a file
+        with Guard():
+            run(case.model, case.args, case.kwargs)
     with torch.no_grad():
         small = dg.compact(case.model, case.args, kwargs=case.kwargs, target=case.target, fold_constants=fold)
     what: Any = small.compaction

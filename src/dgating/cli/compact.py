@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import nn
 
 import dgating as dg
 from dgating._files import write_text
+from dgating._one_export import silent
 from dgating.cli.files import check_output
 from dgating.cli.models import Subject, subject
 from dgating.cli.pt2_guard import Guard
@@ -49,10 +51,12 @@ def compact(
             already and would be replaced without ``force``.
         RuntimeError: the model cannot be read or run.
     """
+    program = model.lower().endswith(".pt2")
     try:
-        _compact(model, weights, shapes, inputs, out, plan, fold, force)
+        with silent() if program else nullcontext():
+            _compact(model, weights, shapes, inputs, out, plan, fold, force)
     except Exception as error:
-        if not model.lower().endswith(".pt2"):  # a fault in code is easier to find with its traceback
+        if not program:  # a fault in code is easier to find with its traceback
             raise
         if isinstance(error, EXPECTED) and plain(error) == str(error):
             raise

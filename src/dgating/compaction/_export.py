@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -19,13 +17,12 @@ from dgating._checks import check_weights
 from dgating._files import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
-from dgating._one_export import EXPORT
+from dgating._one_export import EXPORT, silent
 from dgating._optim import check_number
 from dgating.compaction._batch import Inputs, exported, outputs_of
 from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
 from dgating.compaction._inputs import Args, Kwargs, call_kwargs, split_inputs, tensors_of, uncompiled
 
-NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -197,14 +194,5 @@ def _difference(a: Tensor, b: Tensor) -> float:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings, log lines and prints of the exporters: what matters is raised, or in the result."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silent(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield

@@ -1,6 +1,15 @@
 """Attacks on what a file makes a command do: kernels, memory, the stack, the log, and other files."""
 
+import importlib
+import io
 import json
+import logging
+import os
+import re
+import struct
+import subprocess
+import sys
+import tracemalloc
 import zipfile
 
 import pytest
@@ -9,9 +18,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import dgating as dg
+from dgating._reading import read_json
 from dgating.cli import pt2_grammar as grammar
 from dgating.cli.app import app
 from dgating.cli.pt2_guard import Guard
+from dgating.cli.pt2_sizes import expression
 
 aten = torch.ops.aten
 
@@ -221,3 +232,244 @@ def test_a_model_with_a_condition_is_compacted(target):
     with torch.no_grad():
         for given in (x, -x, x + 3, x - 3):
             torch.testing.assert_close(small(given), net(given), rtol=1e-6, atol=1e-6)
+
+
+# --- memory, stack and log ---
+
+
+@pytest.fixture
+def small_pt2(tmp_path):
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    return saved(net, (torch.randn(4, 6),), tmp_path / "net.pt2", dynamic_shapes=({0: torch.export.Dim("b", max=64)},))
+
+
+def with_pickle(path, instructions):
+    """The program with other example inputs."""
+
+    def changed(content):
+        out = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as new:
+            for name in old.namelist():
+                new.writestr(name, instructions if name.endswith("data.pkl") else old.read(name))
+        return out.getvalue()
+
+    return rewrite(path, {"sample_inputs/model.pt": changed})
+
+
+SHARED = b")q\x00" + b"h\x00h\x00\x86q\x00" * 40  # a tuple of two equal tuples, forty levels: 2^40 hashes
+DEEP = {
+    "key": b"\x80\x02})" + b"\x85" * 100_000 + b"Ns}\x86.",
+    "key of keywords": b"\x80\x02)})" + b"\x85" * 100_000 + b"Ns\x86.",
+    "shared key": b"\x80\x02)}" + SHARED + b"Ns\x86.",
+    "value": b"\x80\x02)" + b"\x85" * 100_000 + b"}\x86.",
+    "number with a point": b"\x80\x02)}G" + bytes(8) + b"Ns\x86.",
+}
+
+
+@pytest.mark.parametrize("case", DEEP)
+def test_deep_example_inputs_do_not_reach_the_end_of_the_stack(small_pt2, case):
+    """In a process of its own: Python ends at a deep hash, without an exception."""
+    code = "import sys; from dgating.cli.app import app; app(sys.argv[1:])"
+    command = [sys.executable, "-c", code, "inspect", str(with_pickle(small_pt2, DEEP[case]))]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 2, done
+    assert done.stderr.count("\n") == 1
+
+
+LARGE = [
+    "((((((2**63)**64)**64)**64)**64)**64)",
+    "Pow(Pow(Pow(Integer(3), Integer(64)), Integer(64)), Integer(64))",
+    "PowByNatural(PowByNatural(Integer(3), Integer(64)), Integer(64))",
+    "LShift(" * 12 + "Integer(3)" + ", Integer(64))" * 12,
+    "Pow(Integer(18446744073709551615), Integer(-64))",
+    "Pow(Add(s1, s2, s3, s4, s5), Integer(64))",
+    " * ".join(f"(s{i} + 1)" for i in range(300)),
+    "Mod(Pow(Add(s1, s2, s3, s4), Integer(40)), Add(s1, Integer(1)))",
+    "FloorDiv(Pow(Add(s1, s2, s3, s4), Integer(20)), Add(s1, s2, Integer(1)))",
+    " * ".join(["18446744073709551615"] * 20),
+    "Mul(" + ", ".join(["Integer(18446744073709551615)"] * 20) + ")",
+    "Float('1e999', precision=53)",
+]
+
+
+@pytest.mark.parametrize("text", LARGE, ids=range(len(LARGE)))
+def test_a_size_that_would_grow_is_refused_before_it_is_evaluated(text):
+    with pytest.raises(ValueError, match="expected a size"):
+        expression(text)
+
+
+def test_sizes_of_deep_networks_do_not_grow_too_far():
+    size = "Symbol('s0', positive=True, integer=True)"
+    for _ in range(30):  # convolutions with a stride
+        size = f"Add(FloorDiv(Add({size}, Integer(-1)), Integer(2)), Integer(1))"
+    assert expression(f"Mul({size}, {size})")
+    assert expression("Mul(Integer(4096), s0, Add(s1, Integer(-1)), Pow(s2, Integer(3)))")
+
+
+@pytest.mark.parametrize("tail", ["\N{GRINNING FACE}", "\\ud83d\\ude00", "\N{CJK UNIFIED IDEOGRAPH-4E00}", "\\u4e00"])
+def test_one_wide_character_widens_a_whole_text(tail):
+    """Python holds four bytes for every character then, or two."""
+    wide = 4 if tail in ("\N{GRINNING FACE}", "\\ud83d\\ude00") else 2
+    for length, fits in ((2**25 // wide - 100, True), (2**25 // wide + 100, False)):
+        content = b'{"a":"' + b"x" * length + tail.encode() + b'"}'
+        if fits:
+            assert len(read_json(content)["a"]) == length + 1
+        else:
+            with pytest.raises(ValueError, match="bytes of JSON"):
+                read_json(content)
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_long_list_of_members_is_not_read(small_pt2, inner):
+    n, entry = 160_000, b"PK\1\2" + bytes(24) + b"\x0a\0" + bytes(16) + b"r/00000000"
+    head = n * entry
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, n % 2**16, n % 2**16, len(head), 0, 0)
+    if inner:
+        rewrite(small_pt2, {"sample_inputs/model.pt": head + end})
+    else:
+        small_pt2.write_bytes(head + end)
+    tracemalloc.start()
+    try:
+        text = refused(invoke("inspect", small_pt2))
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "list its members" in text
+    assert most < 40e6
+
+
+@pytest.mark.parametrize("text", ["~s77", "s77 < 3", "int_oo", "Max(s0, s1, s2)"])
+def test_torch_writes_no_log_about_a_file(small_pt2, text):
+    def changed(content):
+        return re.sub(rb'"expr_str": "(?:[^"\\]|\\.)*"', b'"expr_str": ' + json.dumps(text).encode(), content)
+
+    lines = []
+    listener = logging.Handler()
+    listener.emit = lambda record: lines.append(record.getMessage())
+    rewrite(small_pt2, {"models/model.json": changed})
+    for name in ("torch", ""):
+        logging.getLogger(name).addHandler(listener)
+    try:
+        refused(invoke("compact", small_pt2))
+    finally:
+        for name in ("torch", ""):
+            logging.getLogger(name).removeHandler(listener)
+    assert lines == []
+    assert logging.root.manager.disable == 0
+
+
+def test_names_of_members_are_one_line(small_pt2):
+    with zipfile.ZipFile(small_pt2, "a") as archive:
+        archive.writestr("net/odd\n\x1b[31m", b"")
+    text = refused(invoke("inspect", small_pt2))
+    assert "odd\N{REPLACEMENT CHARACTER}" in text
+    assert "which are not opened" in text
+
+
+# --- files that a command must not replace ---
+
+SOURCE = """
+import torch
+from {helper} import width
+
+def build():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(6, width), torch.nn.ReLU(), torch.nn.Linear(width, 2))
+
+def inputs():
+    return (torch.randn(3, 6),)
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A model in Python files of the current folder."""
+    names = [f"attacked_{kind}_{tmp_path.name.replace('-', '_')}" for kind in ("net", "helper")]
+    (tmp_path / f"{names[0]}.py").write_text(SOURCE.format(helper=names[1]))
+    (tmp_path / f"{names[1]}.py").write_text("width = 8\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    importlib.invalidate_caches()
+    yield names
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def listing(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_code_of_the_model_is_not_replaced(project, tmp_path, which):
+    name, before = f"{project[which]}.py", listing(tmp_path)
+    link = tmp_path / "plan.json"
+    os.link(tmp_path / name, link)
+    call = ["compact", f"{project[0]}:build", "--inputs", f"{project[0]}:inputs"]
+    assert "--plan" in refused(invoke(*call, "--plan", link, "--force"))
+    link.unlink()
+    assert listing(tmp_path) == before
+
+
+def test_a_plan_is_a_json_file(project, tmp_path):
+    before = listing(tmp_path)
+    text = refused(invoke("compact", f"{project[0]}:build", "--input", "3x6", "--plan", f"{project[0]}.py", "--force"))
+    assert "--plan: expected a name that ends in .json" in text
+    assert listing(tmp_path) == before
+
+
+OUTPUTS = ["--out", "--plan"]
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+def test_a_file_that_appears_meanwhile_is_not_replaced(project, tmp_path, monkeypatch, option):
+    """It appears after the last look, right before the new one takes its name."""
+    from dgating import _files
+
+    place = tmp_path / ("late.pt2" if option == "--out" else "late.json")
+    publish = _files._publish
+
+    def late(temporary, target, new):
+        if target.name == place.name:
+            target.write_text("somebody's")
+        publish(temporary, target, new)
+
+    monkeypatch.setattr(_files, "_publish", late)
+    call = ["compact", f"{project[0]}:build", "--input", "3x6", option, place]
+    assert "there already" in refused(invoke(*call))
+    assert place.read_text() == "somebody's"
+
+
+def test_an_output_that_fails_leaves_no_others(project, tmp_path, monkeypatch):
+    from dgating.cli import compact as command
+
+    before = listing(tmp_path)
+    outs = ["--plan", "p.json", "--out", "a.safetensors", "--out", "b.pt2"]
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("no export")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "export_bytes", fails)
+        assert invoke("compact", f"{project[0]}:build", "--input", "3x6", *outs).exit_code == 2
+    assert listing(tmp_path) == before
+    write = command.write_bytes
+
+    def full(path, content, new):
+        if path.suffix == ".pt2":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content, new=new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(command, "write_bytes", full)
+        text = refused(invoke("compact", f"{project[0]}:build", "--input", "3x6", *outs))
+    assert "--out: 'b.pt2' cannot be written (No space left on device)" in text
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("option", OUTPUTS)
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(project, tmp_path, monkeypatch, option):
+    (tmp_path / "file").write_text("x")
+    place = tmp_path / "file" / ("o.pt2" if option == "--out" else "o.json")
+    monkeypatch.setattr(dg, "compact", lambda *args, **kwargs: pytest.fail("computed"))
+    text = refused(invoke("compact", f"{project[0]}:build", "--input", "3x6", option, place))
+    assert text.startswith(f"error: {option}: ")

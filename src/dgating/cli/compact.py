@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,17 +11,33 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._files import write_text
+from dgating._files import write_bytes
 from dgating._one_export import silent
-from dgating.cli.files import check_output
-from dgating.cli.models import Subject, subject
+from dgating.cli.files import check_output, writing
+from dgating.cli.models import Subject, imported, sources, subject
 from dgating.cli.pt2_guard import Guard
 from dgating.cli.terminal import console, plain
+from dgating.compaction._export import export_bytes
 from dgating.compaction._inputs import call_kwargs
+from dgating.compaction._save import compact_bytes
 from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
 
 EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError)
 WRITERS = (".safetensors", ".pt2", ".onnx")
+
+
+@dataclass(frozen=True)
+class File:
+    """What goes where, and a line about it.
+
+    Attributes:
+        option: that named the path.
+    """
+
+    option: str
+    path: Path
+    content: bytes
+    line: str
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def _compact(
     fold: bool,
     force: bool,
 ) -> None:
-    reads = [Path(model), *([] if weights is None else [weights])]
+    reads = [Path(model), *([] if weights is None else [weights]), *sources(model, inputs)]
     _check_outputs(out, plan, force, reads)
     screen = console()
     case = subject(model, weights, shapes, inputs)
@@ -90,15 +106,16 @@ def _compact(
     what: Any = small.compaction
     for line in str(what).split("\n"):
         screen.print(plain(line))
-    if plan is not None:
-        check_output("--plan", plan, force, reads)
-        write_text(plan, what.to_json() + "\n")
     screen.print(sizes(case.model, small))
     seen = compare(case.model, small, case)
     screen.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
-    for path in out:
-        check_output("--out", path, force, reads)
-        screen.print(plain(write(small, case, path)))
+    files = [] if plan is None else [File("--plan", plan, (what.to_json() + "\n").encode(), f"wrote {plan.name}")]
+    files += [file_of(small, case, path) for path in out]  # all of them, before the first one is written
+    for file in files:
+        check_output(file.option, file.path, force, [*reads, *imported()])
+    _write(files, force)
+    for file in files:
+        screen.print(plain(file.line))
     if out and case.fixed_axes:
         screen.print(plain(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}"))
     if not out:
@@ -110,6 +127,8 @@ def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[
     for path in out:
         if path.suffix.lower() not in WRITERS:
             raise ValueError(f"--out: expected a name that ends in {', '.join(WRITERS)}, received {path.name!r}.")
+    if plan is not None and plan.suffix.lower() != ".json":
+        raise ValueError(f"--plan: expected a name that ends in .json, received {plan.name!r}.")
     named = [("--out", path) for path in out] + ([] if plan is None else [("--plan", plan)])
     places = [path.resolve() for _, path in named]
     twice = next((path for path in places if places.count(path) > 1), None)
@@ -117,6 +136,23 @@ def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[
         raise ValueError(f"--out, --plan: expected different files, {str(twice)!r} is named twice.")
     for option, path in named:
         check_output(option, path, force, reads)
+
+
+def _write(files: list[File], force: bool) -> None:
+    """All files; after an error, none of those that were not there before."""
+    made: list[Path] = []
+    try:
+        for file in files:
+            there = file.path.exists()
+            with writing(file.option, file.path):
+                write_bytes(file.path, file.content, new=not force)
+            if not there:
+                made.append(file.path)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def compare(model: nn.Module, small: nn.Module, case: Subject) -> Checked:
@@ -149,11 +185,12 @@ def size_in_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
-def write(small: nn.Module, case: Subject, path: Path) -> str:
-    """One file, and a line about it."""
+def file_of(small: nn.Module, case: Subject, path: Path) -> File:
+    """One file, not yet written."""
     if path.suffix.lower() == ".safetensors":
-        dg.save_compact(small, path)
-        return f"wrote {path.name}: {path.stat().st_size:,} bytes; load it with dg.load_compact(full_model, path)"
-    done = dg.export(small, case.args, path, kwargs=case.kwargs, dynamic_batch=case.free_batch)
+        content = compact_bytes(small)
+        line = f"wrote {path.name}: {len(content):,} bytes; load it with dg.load_compact(full_model, path)"
+        return File("--out", path, content, line)
+    content, done = export_bytes(small, case.args, path, case.kwargs, case.free_batch)
     agrees = "not run" if done.max_difference is None else f"differs by {done.max_difference:.1e}"
-    return f"wrote {path.name}: {done.bytes:,} bytes, {done.nodes} operations, {agrees}"
+    return File("--out", path, content, f"wrote {path.name}: {done.bytes:,} bytes, {done.nodes} operations, {agrees}")

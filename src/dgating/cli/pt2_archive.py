@@ -90,7 +90,9 @@ def directory(source: Path | BinaryIO, file: str) -> Iterator[zipfile.ZipFile]:
         end = zipfile._EndRecData(content)  # type: ignore[attr-defined]
         size = 0 if end is None else end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
         if size > DIRECTORY:
-            raise ValueError(f"{file!r}: expected at most {DIRECTORY:,} bytes that list its members, received {size:,}.")
+            raise ValueError(
+                f"{file!r}: expected at most {DIRECTORY:,} bytes that list its members, received {size:,}."
+            )
         content.seek(0)
         yield stack.enter_context(zipfile.ZipFile(content))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 SYMBOL = re.compile(r"(s|u|zf|zuf)\d{1,6}")
 LENGTH, NODES, POWER = 20_000, 1_000, 64
-TERMS, BITS = 1_000, 512  # of what sympy can make of an expression: sizes have 63 bits, and are products of a few sums
+TERMS, BITS = 4_000, 512  # of what sympy can make of an expression: sizes have 63 bits, and are products of a few sums
 NUMBER = 64  # bits that a float counts for
 FLAGS = {
     "integer", "positive", "nonnegative", "negative", "nonpositive", "real", "finite", "zero", "nonzero", "even", "odd"
@@ -150,7 +150,7 @@ def _number(node: ast.expr) -> _Extent:
 
 
 def _exponent(node: ast.expr) -> int:
-    """The power that a number stands for, at least one. A power of two sizes could be a number that fills the memory."""
+    """The power that a number stands for, at least one. A power of two sizes could fill the memory."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             small = part.id in ("Integer", "Rational", "Float")

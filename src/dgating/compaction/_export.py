@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgating._checks import check_weights
+from dgating._checks import check_path, check_weights
 from dgating._files import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
@@ -22,7 +22,6 @@ from dgating._optim import check_number
 from dgating.compaction._batch import Inputs, exported, outputs_of
 from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
 from dgating.compaction._inputs import Args, Kwargs, call_kwargs, split_inputs, tensors_of, uncompiled
-
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,22 @@ def export(
         >>> done.path.name, done.batch_sizes, done.max_difference < 1e-6
         ('net.pt2', (1, 5, 6), True)
     """
-    path = Path(path)
+    path = check_path("path", path)
+    content, done = export_bytes(model, example_inputs, path, kwargs, dynamic_batch, verify, tolerance)
+    write_bytes(path, content)
+    return done
+
+
+def export_bytes(
+    model: nn.Module,
+    example_inputs: object,
+    path: Path,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_batch: bool = True,
+    verify: bool = True,
+    tolerance: float = 1e-4,
+) -> tuple[bytes, Exported]:
+    """What :func:`export` would write to ``path``, checked; nothing is written."""
     convert = {".onnx": to_onnx, ".pt2": to_pt2}.get(path.suffix.lower())
     if convert is None:
         raise ValueError(f"path: expected a name that ends in .onnx or .pt2, received {path.name!r}.")
@@ -122,8 +136,7 @@ def export(
             difference = max(
                 _compare(model, file.run, inputs, n, outputs, tolerance, path) for n, outputs in expected.items()
             )
-    write_bytes(path, file.content)
-    return Exported(
+    done = Exported(
         path=path,
         bytes=len(file.content),
         nodes=file.nodes,
@@ -131,6 +144,7 @@ def export(
         batch_sizes=() if difference is None else tuple(sorted(expected)),
         max_difference=difference,
     )
+    return file.content, done
 
 
 def _compare(

@@ -101,7 +101,7 @@ def test_a_wrong_argument_is_named(case):
 
 @pytest.fixture(scope="module")
 def path():
-    return dg.path(nn.Linear(6, 1), (X, Y), 2, steps=2)
+    return dg.path(nn.Linear(6, 1), (X, Y), 2, steps=10)
 
 
 @pytest.mark.parametrize("point", ["x", 0.5, None, True, [0], torch.ones(2)], ids=str)
@@ -120,7 +120,7 @@ def test_numbers_beyond_64_bits_are_numbers():
     """Python's integers have no end; torch compares with 64 bits of them."""
     net = gated()
     assert set(dg.sparsity(net, tol=HUGE).values()) == {1.0}
-    assert dg.report(net, tol=HUGE).total.kept == 0
+    assert [row.kept for row in dg.report(net, tol=HUGE).rows] == [0]
     assert dg.prox_norm(torch.ones(3), HUGE, 1.0).tolist() == [0.0] * 3
-    with pytest.raises((ValueError, RuntimeError), match="not finite"):
-        dg.path(nn.Linear(6, 1), (X, Y), 2, steps=2, lr=HUGE)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        dg.path(nn.Linear(6, 1), (X, Y), 2, steps=10, lr=HUGE)

@@ -160,7 +160,7 @@ def check_labels(labels: Tensor, shape: torch.Size) -> None:
 def check_finite(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
-    if not 0 <= value <= sys.float_info.max:
+    if not 0 <= value <= sys.float_info.max:  # type: ignore[operator]
         raise ValueError(f"{name}: expected a finite number >= 0, received {str(value)[:40]}.")
 
 

@@ -19,7 +19,7 @@ class Watching(TorchDispatchMode):
         super().__init__()
         self._eager: list[Any] = []  # one for each time that the mode is entered
 
-    def __enter__(self) -> Watching:
+    def __enter__(self) -> Any:
         # torch.cond compiles itself, and what was compiled under a mode breaks later calls that have none
         self._eager.append(torch.compiler.set_stance("force_eager"))
         self._eager[-1].__enter__()

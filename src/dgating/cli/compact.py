@@ -127,8 +127,6 @@ def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[
     for path in out:
         if path.suffix.lower() not in WRITERS:
             raise ValueError(f"--out: expected a name that ends in {', '.join(WRITERS)}, received {path.name!r}.")
-    if plan is not None and plan.suffix.lower() != ".json":
-        raise ValueError(f"--plan: expected a name that ends in .json, received {plan.name!r}.")
     named = [("--out", path) for path in out] + ([] if plan is None else [("--plan", plan)])
     places = [path.resolve() for _, path in named]
     twice = next((path for path in places if places.count(path) > 1), None)
@@ -136,6 +134,8 @@ def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[
         raise ValueError(f"--out, --plan: expected different files, {str(twice)!r} is named twice.")
     for option, path in named:
         check_output(option, path, force, reads)
+    if plan is not None and plan.suffix.lower() != ".json":
+        raise ValueError(f"--plan: expected a name that ends in .json, received {plan.name!r}.")
 
 
 def _write(files: list[File], force: bool) -> None:

@@ -25,7 +25,7 @@ class Guard(Watching):
         """Raise ``ValueError`` where a kernel would leave its tensors."""
         schema = getattr(operation, "_schema", None)
         check = None if schema is None else CHECKS.get(schema.name.removeprefix("aten::"))
-        if check is None:
+        if schema is None or check is None:
             return
         given = {a.name: a.default_value for a in schema.arguments}
         given |= dict(zip((a.name for a in schema.arguments), args, strict=False)) | kwargs

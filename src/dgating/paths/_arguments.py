@@ -79,7 +79,7 @@ def check_lams(lams: Any) -> int | list[float] | None:
     if isinstance(lams, Integral):  # True is one, too
         return check_whole("lams", lams, 1, MOST_LAMS)
     given = lams.tolist() if hasattr(lams, "tolist") else lams
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
         raise TypeError(f"lams: expected rising strengths, a number of them or None, received {type(lams).__name__}.")
     for lam in given:
         check_number("lams", lam)

@@ -309,7 +309,7 @@ def test_compact_a_built_model(folder):
 
 @pytest.mark.parametrize("option", ["--out", "--plan"])
 def test_compact_replaces_a_file_only_by_force(program, option):
-    there = Path("there.pt2")
+    there = Path("there.pt2" if option == "--out" else "there.json")
     there.write_text("mine")
     args = ["compact", program, option, there.name]
     assert "is there already" in refused(*args)

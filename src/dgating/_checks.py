@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import jit, nn
+from torch import Tensor, jit, nn
 from torch.nn.parameter import is_lazy
 
 MOST_DEPTH = 64  # a gate tensor has D - 1 numbers a group, and a file could ask for any number
@@ -94,7 +96,7 @@ def check_lams(lams: Any) -> int | list[float] | None:
     if isinstance(lams, Integral):  # True is one, too
         return check_whole("lams", lams, 1, MOST_LAMS)
     given = lams.tolist() if hasattr(lams, "tolist") else lams
-    if not isinstance(given, Sequence) or isinstance(given, str):
+    if not isinstance(given, Sequence) or isinstance(given, str | bytes | bytearray):
         raise TypeError(f"lams: expected rising strengths, a number of them or None, received {type(lams).__name__}.")
     for lam in given:
         check_number("lams", lam)
@@ -177,3 +179,43 @@ def check_weights(model: object, name: str = "model") -> None:
             raise ValueError(
                 f"{name}: expected weights, received {path!r}, which is on 'meta'. Materialise the model first."
             )
+
+
+def check_path(name: str, value: object) -> Path:
+    """A path of text; ``pathlib.Path`` takes some other things, and says nothing about the argument."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else value
+    if not isinstance(text, str):
+        raise TypeError(f"{name}: expected a path, received {type(value).__name__}.")
+    return Path(text)
+
+
+def check_folder(name: str, value: object) -> Path:
+    """A path where a folder is, or nothing."""
+    path = check_path(name, value)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{name}: expected a folder, {str(path)!r} is a file; name another one.")
+    return path
+
+
+def check_dense(name: str, value: object) -> Tensor:
+    """A dense tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, received {type(value).__name__}.")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, received {value.layout}.")
+    return value
+
+
+def check_text(name: str, value: object) -> str:
+    """A text."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected text, received {type(value).__name__}.")
+    return value
+
+
+def check_real(name: str, value: object) -> Tensor:
+    """A dense tensor of real floating-point numbers."""
+    tensor = check_dense(name, value)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point numbers, received {tensor.dtype}.")
+    return tensor

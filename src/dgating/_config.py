@@ -7,12 +7,12 @@ import math
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from dgating._checks import check_path
 from dgating._config_check import check_config
 from dgating._files import write_text
 from dgating._groups import Groups, Member, Part
@@ -108,13 +108,14 @@ class GateConfig:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON file, atomically."""
-        write_text(Path(path), self.to_json())
+        write_text(check_path("path", path), self.to_json())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GateConfig:
         """Read a file written by :meth:`save`. Raises ``ValueError`` for any other content."""
+        where = check_path("path", path)
         with refusing("GateConfig: expected a JSON file", "Take one written by GateConfig.save."):
-            content = read_bytes(Path(path))
+            content = read_bytes(where)
         return cls._from(content)
 
 

@@ -116,7 +116,7 @@ def sparsity(model: nn.Module, tol: float = FLOAT32_EPS) -> dict[str, float]:
         {'weight': 0.25}
     """
     check_number("tol", tol)
-    return {name: _share(norms, tol) for name, norms in group_norms(model).items()}
+    return {name: _share(norms, float(tol)) for name, norms in group_norms(model).items()}
 
 
 def _share(norms: Tensor, tol: float) -> float:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from dgating._checks import check_text
 from dgating._partition import Partition
 
 
@@ -79,6 +80,7 @@ class Groups:
     _paths: dict[Member, str] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
+        _check_name(self.given_name)
         if not self.parts:
             raise ValueError("Groups: expected at least one part, received none.")
         for part in self.parts:
@@ -140,6 +142,7 @@ def tie(*groups: Groups, name: str | None = None) -> Groups:
     if len(groups) < 2:
         raise ValueError(f"tie: expected two or more Groups, received {len(groups)}.")
     _check_groups(groups, "tie")
+    _check_name(name)
     counts = [tuple(p.n_groups for p in g.parts) for g in groups]
     if len(set(counts)) != 1:
         raise ValueError(
@@ -172,10 +175,16 @@ def concat(*groups: Groups, name: str | None = None) -> Groups:
     if not groups:
         raise ValueError("concat: expected at least one Groups, received none.")
     _check_groups(groups, "concat")
+    _check_name(name)
     parts = tuple(
         replace(p, label=p.label or (g.given_name if len(g.parts) == 1 else None)) for g in groups for p in g.parts
     )
     return Groups(parts, name or groups[0].given_name)
+
+
+def _check_name(name: object) -> None:
+    if name is not None:
+        check_text("name", name)
 
 
 def _check_groups(groups: Sequence[object], caller: str) -> None:

@@ -184,7 +184,12 @@ def partition_by_labels(shape: tuple[int, ...], labels: Tensor, n_groups: int | 
         TypeError: the labels are not integers.
         ValueError: they do not broadcast to the weight, are below -1, leave a number out, or gate nothing.
     """
-    labels = torch.as_tensor(labels).detach().cpu()
+    try:
+        labels = torch.as_tensor(labels).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(
+            f"labels: expected integers of 64 bits as a tensor, received {type(labels).__name__}."
+        ) from None
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(
             f"labels: expected integers, received dtype {labels.dtype}. Use labels.long(), -1 for ungated entries."
@@ -207,9 +212,8 @@ def partition_by_labels(shape: tuple[int, ...], labels: Tensor, n_groups: int | 
     if n_groups is None:
         n_groups = int(found[-1]) + 1
         if found.numel() != n_groups:
-            seen = torch.zeros(n_groups, dtype=torch.bool)
-            seen[found] = True
-            missing = (~seen).nonzero()[:5, 0].tolist()
+            low = torch.arange(min(n_groups, found.numel() + 5))  # a label may be as large as memory is not
+            missing = low[~torch.isin(low, found)][:5].tolist()
             raise ValueError(
                 f"labels: expected every number from 0 to {n_groups - 1} to occur, missing {missing} "
                 f"({n_groups - found.numel()} in all). torch.unique(labels, return_inverse=True) renumbers them."

@@ -6,6 +6,7 @@ Functions of numbers and tensors, to be read beside the paper. Nothing here know
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -13,7 +14,10 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from dgating._checks import check_dense, check_real
+
 FLOAT32_EPS = 1.1920929e-07  # the paper's threshold for "zero" in float32
+MOST_GROUPS = 2**28  # one number is held for each label up to the largest
 
 
 def weight_decay_of(lam: float, depth: int) -> float:
@@ -76,7 +80,8 @@ def prox_norm(norms: Tensor, tau: float, q: float) -> Tensor:
 
     Reference: half and two-thirds thresholding, Xu et al. 2012 and Cao et al. 2013.
     """
-    threshold = prox_threshold(tau, q)
+    check_real("norms", norms)
+    threshold, tau = prox_threshold(tau, q), float(tau)
     if tau == 0:
         return norms.clone()
     if q == 1:
@@ -131,7 +136,7 @@ def group_prox(weight: Tensor, labels: Tensor, tau: float, q: float) -> Tensor:
         >>> group_prox(torch.tensor([3., 4., 0.1]), torch.tensor([0, 0, 1]), 1.0, 1.0).tolist()
         [2.4000000953674316, 3.200000047683716, 0.0]
     """
-    check_labels(labels, weight.shape)
+    check_labels(labels, check_real("weight", weight).shape)
     flat, lab = weight.reshape(-1), labels.reshape(-1).long()
     gated = lab >= 0
     index = torch.where(gated, lab, torch.zeros_like(lab))
@@ -143,23 +148,28 @@ def group_prox(weight: Tensor, labels: Tensor, tau: float, q: float) -> Tensor:
 
 def check_labels(labels: Tensor, shape: torch.Size) -> None:
     """Raise unless ``labels`` are integers of exactly this shape."""
+    check_dense("labels", labels)
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels: expected integers, received {labels.dtype}.")
     if labels.shape != shape:
         raise ValueError(f"labels: expected shape {tuple(shape)}, one label an entry, received {tuple(labels.shape)}.")
+    if labels.numel() and int(labels.max()) >= MOST_GROUPS:
+        raise ValueError(f"labels: expected numbers below {MOST_GROUPS:,}, received {int(labels.max())}.")
 
 
-def _check_finite(name: str, value: object) -> None:
+def check_finite(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
-    if not math.isfinite(value) or value < 0:
-        raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
+    if not 0 <= value <= sys.float_info.max:  # type: ignore[operator]
+        raise ValueError(f"{name}: expected a finite number >= 0, received {str(value)[:40]}.")
 
 
 def _check_prox(tau: float, q: float) -> None:
     for name, value in {"tau": tau, "q": q}.items():
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{name}: expected a number, received {type(value).__name__}.")
+        if abs(value) > sys.float_info.max and value not in (math.inf, -math.inf):
+            raise ValueError(f"{name}: expected a finite number, received one beyond the floats.")
     if not 0 < q <= 1:
         raise ValueError(f"q: expected an exponent 2/D in (0, 1], received {q!r}.")
     if not (math.isfinite(tau) and tau >= 0):
@@ -235,7 +245,7 @@ def time_budget(
     """
     numbers = {"lam": lam, "lr": lr, "steps": steps, "momentum": momentum, "tol": tol}
     for name, value in numbers.items():
-        _check_finite(name, value)
+        check_finite(name, value)
     if steps != int(steps):
         raise ValueError(f"steps: expected a whole number, received {steps!r}.")
     if not momentum < 1:
@@ -266,5 +276,5 @@ def _mean_multiplier(schedule: str | Callable[[int], float] | Sequence[float], s
     if len(values) != steps:
         raise ValueError(f"schedule: expected {steps} multipliers, one a step, received {len(values)}.")
     for t, value in enumerate(values):
-        _check_finite(f"schedule, step {t}", value)
+        check_finite(f"schedule, step {t}", value)
     return sum(values) / steps if steps else 0.0

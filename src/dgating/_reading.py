@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,8 +64,9 @@ def read_json(text: str | bytes, *, nan: bool = False) -> Any:
         ValueError: the key 'a' is there twice
     """
     raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if len(raw) > MOST_BYTES:
-        raise ValueError(f"expected at most {MOST_BYTES:,} bytes of JSON, received {len(raw):,}")
+    most = MOST_BYTES // _width(raw)
+    if len(raw) > most:
+        raise ValueError(f"expected at most {most:,} bytes of JSON, received {len(raw):,}")
     memory = sum(raw.count(mark) * cost for mark, cost in COST.items())
     if memory > MOST_MEMORY:
         raise ValueError(f"expected JSON that takes at most {MOST_MEMORY:,} bytes of memory, received {memory:,}")
@@ -209,6 +211,18 @@ def whole_numbers(value: Any, low: int = 0) -> list[int] | None:
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
     while part := file.read(CHUNK):
         yield part
+
+
+def _width(raw: bytes) -> int:
+    """Bytes that Python may take for each character: the widest one decides for the whole text.
+
+    Characters beyond Latin-1 take two, those beyond 16 bits four. Escapes may stand for either.
+    """
+    codes = np.frombuffer(raw, dtype=np.uint8)
+    widest = int(codes.max()) if len(codes) else 0
+    if widest >= 0xF0 or re.search(rb"\\u[dD][89a-fA-F]", raw):
+        return 4
+    return 2 if widest >= 0xC4 or b"\\u" in raw else 1
 
 
 def _depth(raw: bytes) -> int:

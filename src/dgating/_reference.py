@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
-from dgating._penalty import group_prox
+from dgating._checks import MOST_DEPTH, check_dense, check_real
+from dgating._penalty import check_finite, check_labels, group_prox
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,27 @@ def proximal_gradient(
 
     Reference: FISTA, Beck and Teboulle 2009; restarts, O'Donoghue and Candes 2015.
     """
+    check_real("X", X)
+    check_real("y", y)
+    check_dense("labels", labels)
     if X.ndim != 2 or y.shape != X.shape[:1] or labels.shape != X.shape[1:]:
         raise ValueError(
             "expected X (n, p), y (n,), labels (p,), "
             f"received {tuple(X.shape)}, {tuple(y.shape)}, {tuple(labels.shape)}."
         )
-    if depth < 2:
-        raise ValueError(f"depth: expected at least 2, received {depth}.")
-    if not (math.isfinite(lam) and lam >= 0):
-        raise ValueError(f"lam: expected a finite number >= 0, received {lam!r}.")
+    check_labels(labels, X.shape[1:])
+    if not len(y) or X.dtype != y.dtype:
+        raise ValueError(f"X, y: expected rows of one dtype, received {len(y)} rows of {X.dtype} and {y.dtype}.")
+    if isinstance(depth, bool) or not isinstance(depth, Integral) or not 2 <= depth <= MOST_DEPTH:
+        raise ValueError(f"depth: expected a whole number from 2 to {MOST_DEPTH}, received {str(depth)[:40]}.")
+    check_finite("lam", lam)
+    check_finite("tol", tol)
+    if isinstance(max_iter, bool) or not isinstance(max_iter, Integral) or max_iter < 0:
+        raise ValueError(f"max_iter: expected a whole number >= 0, received {max_iter!r}.")
+    if init is not None and (check_real("init", init).shape, init.dtype) != (X.shape[1:], X.dtype):
+        raise ValueError(
+            f"init: expected {X.shape[1]} numbers of {X.dtype}, received {tuple(init.shape)} of {init.dtype}."
+        )
     q = 2 / depth
     gram, moment = X.T @ X / len(y), X.T @ y / len(y)
     step = 1 / max(float(torch.linalg.eigvalsh(gram)[-1]), 1e-300)  # X may be zero

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +11,34 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._files import write_text
+from dgating._files import write_bytes
+from dgating._one_export import silent
 from dgating._text import plain
-from dgating.cli.files import check_output
-from dgating.cli.models import Subject, subject
+from dgating.cli.files import check_output, writing
+from dgating.cli.models import Subject, imported, sources, subject
+from dgating.cli.pt2_guard import Guard
 from dgating.cli.terminal import console
+from dgating.compaction._export import export_bytes
 from dgating.compaction._inputs import call_kwargs
+from dgating.compaction._save import compact_bytes
 from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
 
 EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError)
 WRITERS = (".safetensors", ".pt2", ".onnx")
+
+
+@dataclass(frozen=True)
+class File:
+    """What goes where, and a line about it.
+
+    Attributes:
+        option: that named the path.
+    """
+
+    option: str
+    path: Path
+    content: bytes
+    line: str
 
 
 @dataclass(frozen=True)
@@ -49,10 +68,12 @@ def compact(
             already and would be replaced without ``force``.
         RuntimeError: the model cannot be read or run.
     """
+    program = model.lower().endswith(".pt2")
     try:
-        _compact(model, weights, shapes, inputs, out, plan, fold, force)
+        with silent() if program else nullcontext():
+            _compact(model, weights, shapes, inputs, out, plan, fold, force)
     except Exception as error:
-        if not model.lower().endswith(".pt2"):  # a fault in code is easier to find with its traceback
+        if not program:  # a fault in code is easier to find with its traceback
             raise
         if isinstance(error, EXPECTED) and plain(error) == str(error):
             raise
@@ -70,7 +91,7 @@ def _compact(
     fold: bool,
     force: bool,
 ) -> None:
-    reads = [Path(model), *([] if weights is None else [weights])]
+    reads = [Path(model), *([] if weights is None else [weights]), *sources(model, inputs)]
     _check_outputs(out, plan, force, reads)
     screen = console()
     case = subject(model, weights, shapes, inputs)
@@ -78,20 +99,24 @@ def _compact(
         raise ValueError(
             "--out: a .pt2 file becomes a .pt2 or .onnx file; .safetensors needs the model's code to load."
         )
+    if case.target == "graph":  # the program of a file
+        with Guard():
+            run(case.model, case.args, case.kwargs)
     with torch.no_grad():
         small = dg.compact(case.model, case.args, kwargs=case.kwargs, target=case.target, fold_constants=fold)
     what: Any = small.compaction
     for line in str(what).split("\n"):
         screen.print(plain(line))
-    if plan is not None:
-        check_output("--plan", plan, force, reads)
-        write_text(plan, what.to_json() + "\n")
     screen.print(sizes(case.model, small))
     seen = compare(case.model, small, case)
     screen.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
-    for path in out:
-        check_output("--out", path, force, reads)
-        screen.print(plain(write(small, case, path)))
+    files = [] if plan is None else [File("--plan", plan, (what.to_json() + "\n").encode(), f"wrote {plan.name}")]
+    files += [file_of(small, case, path) for path in out]  # all of them, before the first one is written
+    for file in files:
+        check_output(file.option, file.path, force, [*reads, *imported()])
+    _write(files, force)
+    for file in files:
+        screen.print(plain(file.line))
     if out and case.fixed_axes:
         screen.print(plain(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}"))
     if not out:
@@ -110,6 +135,25 @@ def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[
         raise ValueError(f"--out, --plan: expected different files, {str(twice)!r} is named twice.")
     for option, path in named:
         check_output(option, path, force, reads)
+    if plan is not None and plan.suffix.lower() != ".json":
+        raise ValueError(f"--plan: expected a name that ends in .json, received {plan.name!r}.")
+
+
+def _write(files: list[File], force: bool) -> None:
+    """All files; after an error, none of those that were not there before."""
+    made: list[Path] = []
+    try:
+        for file in files:
+            there = file.path.exists()
+            with writing(file.option, file.path):
+                write_bytes(file.path, file.content, new=not force)
+            if not there:
+                made.append(file.path)
+    except BaseException:
+        for path in made:
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def compare(model: nn.Module, small: nn.Module, case: Subject) -> Checked:
@@ -142,11 +186,12 @@ def size_in_bytes(model: nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
 
 
-def write(small: nn.Module, case: Subject, path: Path) -> str:
-    """One file, and a line about it."""
+def file_of(small: nn.Module, case: Subject, path: Path) -> File:
+    """One file, not yet written."""
     if path.suffix.lower() == ".safetensors":
-        dg.save_compact(small, path)
-        return f"wrote {path.name}: {path.stat().st_size:,} bytes; load it with dg.load_compact(full_model, path)"
-    done = dg.export(small, case.args, path, kwargs=case.kwargs, dynamic_batch=case.free_batch)
+        content = compact_bytes(small)
+        line = f"wrote {path.name}: {len(content):,} bytes; load it with dg.load_compact(full_model, path)"
+        return File("--out", path, content, line)
+    content, done = export_bytes(small, case.args, path, case.kwargs, case.free_batch)
     agrees = "not run" if done.max_difference is None else f"differs by {done.max_difference:.1e}"
-    return f"wrote {path.name}: {done.bytes:,} bytes, {done.nodes} operations, {agrees}"
+    return File("--out", path, content, f"wrote {path.name}: {done.bytes:,} bytes, {done.nodes} operations, {agrees}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,27 @@ def check_output(option: str, out: Path, force: bool, reads: Iterable[Path] = ()
     if read is not None:
         raise ValueError(f"{option}: expected a new file, {str(out)!r} is {read.name!r}, which is read; name another.")
     if os.path.lexists(out) and not force:
-        raise ValueError(f"{option} {str(out)!r} is there already; name another file, or replace it by --force.")
+        raise ValueError(_there(option, out))
+    above = next(place for place in Path(os.path.realpath(out)).parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"{option}: {str(out)!r} cannot be written, {str(above)!r} is no folder that may be written to."
+        )
+
+
+@contextmanager
+def writing(option: str, out: Path) -> Iterator[None]:
+    """Errors of the system, while a file is written, name the option."""
+    try:
+        yield
+    except FileExistsError:
+        raise ValueError(_there(option, out)) from None
+    except OSError as error:
+        raise ValueError(f"{option}: {str(out)!r} cannot be written ({error.strerror or error}).") from error
+
+
+def _there(option: str, out: Path) -> str:
+    return f"{option} {str(out)!r} is there already; name another file, or replace it by --force."
 
 
 def checked_safetensors(path: Path) -> Stored:

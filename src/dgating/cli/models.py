@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -84,13 +87,11 @@ def call(name: str) -> Any:
     if not FUNCTION.fullmatch(name):
         raise ValueError(f"expected package.module:function, received {name!r}.")
     module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, "")
     try:
-        module = importlib.import_module(module_name)
+        with _from_here():
+            module = importlib.import_module(module_name)
     except ImportError as error:
         raise ValueError(f"{name}: cannot import {module_name!r} ({error}).") from error
-    finally:
-        sys.path.remove("")
     function = getattr(module, attribute, None)
     if not callable(function):
         raise ValueError(f"{name}: expected a function, {module_name!r} has {type(function).__name__} there.")
@@ -98,6 +99,35 @@ def call(name: str) -> Any:
         return function()
     except Exception as error:
         raise ValueError(f"{name}() failed: {type(error).__name__}: {error}") from error
+
+
+def sources(*names: str | None) -> list[Path]:
+    """The files of the modules that ``package.module:function`` names, before they are imported."""
+    found = []
+    for name in names:
+        if name is None or not FUNCTION.fullmatch(name):
+            continue
+        with _from_here(), suppress(ImportError, ValueError, AttributeError):  # importing it says what is wrong
+            spec = importlib.util.find_spec(name.partition(":")[0])
+            if spec is not None and spec.has_location and spec.origin is not None:
+                found.append(Path(spec.origin))
+    return found
+
+
+def imported() -> list[Path]:
+    """The files of all modules that are imported by now."""
+    files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+    return [Path(file) for file in files if isinstance(file, str)]
+
+
+@contextmanager
+def _from_here() -> Iterator[None]:
+    """Find modules in the current folder, too."""
+    sys.path.insert(0, "")
+    try:
+        yield
+    finally:
+        sys.path.remove("")
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

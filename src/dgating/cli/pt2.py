@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from dgating._one_export import EXPORT
+from dgating._one_export import EXPORT, silent
 from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.pt2_archive import Archive, opened
 from dgating.cli.pt2_inputs import example_inputs
@@ -43,19 +41,13 @@ def read_program(path: Path) -> ExportedProgram:
         )
         inputs = example_inputs(archive)
         clean = _clean_copy(archive, graph, stored_tensors(archive))
-    log = logging.getLogger("torch.export")
-    level = log.level
     try:
-        log.setLevel(logging.CRITICAL)
-        with EXPORT, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with EXPORT, silent():
             program = torch.export.load(clean)
     except Exception as error:  # torch raises many kinds for a file that was changed
         raise ValueError(
             f"torch.export.load cannot read {path.name!r} ({type(error).__name__}: {_first_line(error)})."
         ) from None
-    finally:
-        log.setLevel(level)
     program.example_inputs = inputs
     return program
 

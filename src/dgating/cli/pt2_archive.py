@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from dgating._text import plain
 
 MEMBERS = re.compile(
     r"models/model\.json|archive_format|archive_version|byteorder|version|\.data/(version|serialization_id)"
@@ -17,6 +19,7 @@ MEMBERS = re.compile(
 )
 ROOT = re.compile(r"[^/\\\x00-\x1f]{1,255}")
 CHUNK = 2**20
+DIRECTORY = 2**23  # bytes of the list of members: 65,000 tensors; zipfile takes ten times as much to hold it
 
 
 class Archive:
@@ -79,6 +82,22 @@ class Archive:
 
 
 @contextmanager
+def directory(source: Path | BinaryIO, file: str) -> Iterator[zipfile.ZipFile]:
+    """An archive whose list of members is short enough to be read. ``zipfile`` reads it before it can be asked."""
+    with ExitStack() as stack:
+        content = stack.enter_context(source.open("rb")) if isinstance(source, Path) else source
+        # the function by which zipfile itself finds the list: another reader could find another list
+        end = zipfile._EndRecData(content)  # type: ignore[attr-defined]
+        size = 0 if end is None else end[zipfile._ECD_SIZE]  # type: ignore[attr-defined]
+        if size > DIRECTORY:
+            raise ValueError(
+                f"{file!r}: expected at most {DIRECTORY:,} bytes that list its members, received {size:,}."
+            )
+        content.seek(0)
+        yield stack.enter_context(zipfile.ZipFile(content))
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[Archive]:
     """A ``.pt2`` file whose directory holds what ``torch.export.save`` writes, and nothing else.
 
@@ -86,7 +105,7 @@ def opened(path: Path) -> Iterator[Archive]:
         ValueError: another file, a damaged one, or one with members that are not expected.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with directory(path, path.name) as archive:
             if not any(name.endswith("/models/model.json") for name in archive.namelist()):
                 raise ValueError(
                     f"{path.name!r} is not a whole .pt2 file, or one of an older torch: it holds no exported program. "
@@ -110,15 +129,15 @@ def _checked(archive: zipfile.ZipFile, file: str, allowed: re.Pattern[str]) -> d
     for entry in entries:
         folder, _, name = entry.orig_filename.partition("/")  # filename is cut at a zero byte
         if folder != root or root in (".", "..") or not ROOT.fullmatch(root):
-            raise ValueError(f"{file!r}: expected one folder in the archive, found {entry.orig_filename!r}.")
+            raise ValueError(f"{file!r}: expected one folder in the archive, found {entry.orig_filename[:200]!r}.")
         if not allowed.fullmatch(name):
-            raise ValueError(f"{file!r} holds {_kind(name)} ({name}), which are not opened.")
+            raise ValueError(f"{file!r} holds {_kind(name)} ({plain(name)[:200]}), which are not opened.")
         if name in members:
-            raise ValueError(f"{file!r} holds {name} twice.")
+            raise ValueError(f"{file!r} holds {plain(name)[:200]} twice.")
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
-            raise ValueError(f"{file!r}: expected members as torch stores them, {name} is packed.")
+            raise ValueError(f"{file!r}: expected members as torch stores them, {plain(name)[:200]} is packed.")
         if entry.flag_bits & 0x1:
-            raise ValueError(f"{file!r}: expected members as torch stores them, {name} is encrypted.")
+            raise ValueError(f"{file!r}: expected members as torch stores them, {plain(name)[:200]} is encrypted.")
         members[name] = entry
     assert archive.fp is not None
     archive.fp.seek(0, 2)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from dgating._reading import named_json
+from dgating.cli.pt2_operators import allowed
 from dgating.cli.pt2_sizes import SYMBOL
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
@@ -93,7 +94,7 @@ def operator(text: str) -> str:
     found = ATEN.fullmatch(text)
     if found is not None:
         overload = _overload(*found.groups())
-        if overload is not None and _computes(overload._schema):
+        if overload is not None and _computes(overload._schema) and allowed(overload):
             return text
     raise ValueError(
         f"expected an operator of ATen that computes tensors, received {text[:80]!r}. If you trust the file, load it "

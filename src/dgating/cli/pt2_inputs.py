@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dgating._reading import MOST_DEPTH
 from dgating.cli.listing import numel
-from dgating.cli.pt2_archive import Archive
+from dgating.cli.pt2_archive import Archive, directory
 
 MEMBERS = re.compile(
     r"data\.pkl|data/\d{1,9}|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
@@ -46,8 +46,9 @@ def example_inputs(archive: Archive) -> tuple[tuple[Any, ...], dict[str, Any]] |
     if not content:
         return None
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as inner:
-            stored = Archive(inner, f"{archive.file}/{name}", MEMBERS)
+        file = f"{archive.file}/{name}"
+        with directory(io.BytesIO(content), file) as inner:
+            stored = Archive(inner, file, MEMBERS)
             inputs = _run(stored.read("data.pkl", INSTRUCTIONS), stored)
         if inputs is None:
             return None
@@ -94,7 +95,7 @@ def _run(instructions: bytes, stored: Archive) -> Any:
             _of(stack[-1], list).extend(items)
         elif name in ("SETITEM", "SETITEMS"):
             items = _since_mark(stack) if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            _of(stack[-1], dict).update(zip(items[::2], items[1::2], strict=True))
+            _set(_of(stack[-1], dict), items)
         elif name == "GLOBAL":
             stack.append(_Name(value))
         elif name == "BINPERSID":
@@ -136,6 +137,14 @@ def _storage(what: Any, stored: Archive, known: dict[str, Tensor]) -> Tensor:
         content = stored.numbers(f"data/{key}")
         known[key] = torch.frombuffer(content, dtype=dtype) if content else torch.empty(0, dtype=dtype)
     return known[key]
+
+
+def _set(values: dict[Any, Any], items: list[Any]) -> None:
+    """Names or numbers as keys: Python would follow a tuple to its end to hash it, however deep it is."""
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) not in (str, int):
+            raise TypeError(f"expected names or numbers as keys, received {type(key).__name__}")
+        values[key] = value
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from dgating._watching import Watching
 from dgating.compaction._inputs import Args, tensors_of
 from dgating.compaction._recorder import record
 from dgating.compaction._traced import FixedSize
@@ -78,17 +78,15 @@ def _doubled(
     return *twins, wide
 
 
-class _Dtypes(TorchDispatchMode):
+class _Dtypes(Watching):
     """The dtypes that operations put out."""
 
     def __init__(self) -> None:
         super().__init__()
         self.seen: set[torch.dtype] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+    def after(self, out: Any) -> None:
         self.seen |= {t.dtype for t in pytree.tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()}
-        return out
 
 
 def lowest_dtype(model: nn.Module, args: Args, kwargs: Mapping[str, Any]) -> torch.dtype:

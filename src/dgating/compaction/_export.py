@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -15,16 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgating._checks import check_number, check_weights
+from dgating._checks import check_number, check_path, check_weights
 from dgating._files import write_bytes
 from dgating._model import is_gated
 from dgating._modes import evaluating
-from dgating._one_export import EXPORT
+from dgating._one_export import EXPORT, silent
 from dgating.compaction._batch import Inputs, exported, outputs_of
 from dgating.compaction._formats import check_onnx, gist, to_onnx, to_pt2
 from dgating.compaction._inputs import Args, Kwargs, call_kwargs, split_inputs, tensors_of, uncompiled
-
-NOISY = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,22 @@ def export(
         >>> done.path.name, done.batch_sizes, done.max_difference < 1e-6
         ('net.pt2', (1, 5, 6), True)
     """
-    path = Path(path)
+    path = check_path("path", path)
+    content, done = export_bytes(model, example_inputs, path, kwargs, dynamic_batch, verify, tolerance)
+    write_bytes(path, content)
+    return done
+
+
+def export_bytes(
+    model: nn.Module,
+    example_inputs: object,
+    path: Path,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_batch: bool = True,
+    verify: bool = True,
+    tolerance: float = 1e-4,
+) -> tuple[bytes, Exported]:
+    """What :func:`export` would write to ``path``, checked; nothing is written."""
     convert = {".onnx": to_onnx, ".pt2": to_pt2}.get(path.suffix.lower())
     if convert is None:
         raise ValueError(f"path: expected a name that ends in .onnx or .pt2, received {path.name!r}.")
@@ -124,8 +135,7 @@ def export(
             difference = max(
                 _compare(model, file.run, inputs, n, outputs, tolerance, path) for n, outputs in expected.items()
             )
-    write_bytes(path, file.content)
-    return Exported(
+    done = Exported(
         path=path,
         bytes=len(file.content),
         nodes=file.nodes,
@@ -133,6 +143,7 @@ def export(
         batch_sizes=() if difference is None else tuple(sorted(expected)),
         max_difference=difference,
     )
+    return file.content, done
 
 
 def _compare(
@@ -196,14 +207,5 @@ def _difference(a: Tensor, b: Tensor) -> float:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """No warnings, log lines and prints of the exporters: what matters is raised, or in the result."""
-    loggers = [logging.getLogger(name) for name in NOISY]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silent(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield

@@ -10,6 +10,7 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dgating._checks import check_path
 from dgating._files import write_bytes
 from dgating._reading import Stored, read_json, read_safetensors, refusing, warn_unsealed
 from dgating._sealing import seal_safetensors
@@ -60,6 +61,12 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
         >>> again[0].out_features, torch.equal(again(x), small(x))
         (5, True)
     """
+    path = check_path("path", path)
+    write_bytes(path, compact_bytes(model))
+
+
+def compact_bytes(model: nn.Module) -> bytes:
+    """What :func:`save_compact` writes."""
     records = getattr(model, "_compaction_records", None)
     if not isinstance(model, nn.Module) or not records:
         raise ValueError(
@@ -85,7 +92,7 @@ def save_compact(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "not_finite": sorted(name for name, t in tensors.items() if not _is_finite(t)),
         "steps": [r.to_json() for r in records],
     }
-    write_bytes(Path(path), seal_safetensors(save(tensors), json.dumps(manifest)))
+    return seal_safetensors(save(tensors), json.dumps(manifest))
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -130,7 +137,7 @@ def load_compact(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
         Traceback (most recent call last):
         FileNotFoundError: load_compact: no file 'missing.safetensors'.
     """
-    where = Path(path)
+    where = check_path("path", path)
     manifest, stored = _read(where)
     unfit = f"load_compact: {where.name!r} does not fit this {type(model).__name__}"
     with refusing(unfit, "Expected a full-size model of the architecture that was compacted, freshly built."):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dgating._checks import check_fold, check_whole
+from dgating._checks import check_fold, check_folder, check_path, check_whole
 from dgating._files import write_bytes
 from dgating._reading import MALFORMED, read_json_file, read_sealed_json, refusing, warn_unsealed
 from dgating._sealing import seal_json
@@ -103,7 +103,7 @@ class CrossValidatedPath:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Write the path and the scores into a folder: safetensors and JSON, each with a checksum."""
-        where, content = Path(folder), path_to_bytes(self.path)
+        where, content = check_folder("folder", folder), path_to_bytes(self.path)
         scores = {
             "format": FORMAT, "path_sha256": hashlib.sha256(content).hexdigest(), "scores": _listed(self.scores),
             "n_groups": _listed(self.n_groups),
@@ -122,7 +122,7 @@ class CrossValidatedPath:
         Warns:
             UserWarning: files of format ``dgating/cross-validation/1``, which had no checksum.
         """
-        where = Path(folder)
+        where = check_path("folder", folder)
         found = RegularizationPath.load(where / PATH_FILE)
         if not (where / SCORES_FILE).is_file():
             raise FileNotFoundError(f"CrossValidatedPath.load: no file {SCORES_FILE!r} in {where.name!r}.")
@@ -207,7 +207,7 @@ def cross_validate_path(
         "lams": known,
         "threads": threads, "seed": seed, "options": described(options),
     }  # fmt: skip
-    place = None if folder is None else claim(Path(folder), settings)
+    place = None if folder is None else claim(check_folder("folder", folder), settings)
     whole = kept_path(place, threads, lambda: path(base, rows, known, validation=None, seed=seed, **options))
     whole = replace(whole, model=base)  # one from the folder has none
     arrays = _arrays(data, rows)

@@ -7,13 +7,13 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from dgating._checks import check_number
+from dgating._checks import check_number, check_path
 from dgating._files import write_bytes
 from dgating._reading import refusing, warn_unsealed
 from dgating.paths._result_file import FORMAT, NUMBERS, path_from_file, path_to_bytes
@@ -180,13 +180,25 @@ class RegularizationPath(Sequence[PathPoint]):
 
         Raises:
             ValueError: the path was loaded from a file, and no model is given.
+            IndexError: no such point.
+            TypeError: neither a point nor an index.
         """
         base = self.model if model is None else model
         if base is None:
             raise ValueError("restore: expected a model, as a path from a file holds none. Pass model=...")
         made = copy.deepcopy(base)
-        made.load_state_dict((self.points[point] if isinstance(point, int) else point).state)
+        made.load_state_dict(self._point(point).state)
         return made
+
+    def _point(self, point: PathPoint | int) -> PathPoint:
+        if isinstance(point, PathPoint):
+            return point
+        if isinstance(point, bool) or not isinstance(point, Integral):
+            raise TypeError(f"point: expected a point of this path or its index, received {type(point).__name__}.")
+        n = len(self.points)
+        if not -n <= point < n:
+            raise IndexError(f"point: expected an index below {n}, received {str(point)[:40]}.")
+        return self.points[point]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a strength, in order: its numbers, and how many groups it has."""
@@ -197,7 +209,7 @@ class RegularizationPath(Sequence[PathPoint]):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write everything to one safetensors file with a JSON header and a checksum; nothing is pickled."""
-        write_bytes(Path(path), path_to_bytes(self))
+        write_bytes(check_path("path", path), path_to_bytes(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RegularizationPath:
@@ -210,7 +222,7 @@ class RegularizationPath(Sequence[PathPoint]):
         Warns:
             UserWarning: a file of format ``dgating/path/1``, which had no checksum.
         """
-        where = Path(path)
+        where = check_path("path", path)
         if not where.is_file():
             raise FileNotFoundError(f"RegularizationPath.load: no file {where.name!r}.")
         whole = f"RegularizationPath.load: {where.name!r} is not a whole file written by RegularizationPath.save"

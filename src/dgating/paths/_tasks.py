@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from dgating._checks import check_whole
+from dgating._checks import check_folder, check_whole
 from dgating._files import remove_left, write_bytes
 from dgating._reading import MALFORMED, read_json, read_safetensors
 from dgating._sealing import seal_safetensors
 from dgating.paths._settings import described
 
+MOST_WORKERS = 10_000  # processes or threads
 Result = dict[str, np.ndarray]
 Item = TypeVar("Item")
 SETTINGS, FORMAT = "settings.json", "dgating/result/1"
@@ -70,7 +71,7 @@ def run_tasks(
         ValueError: the folder belongs to other settings, or is not one of ours.
     """
     check_workers(n_jobs, threads)
-    place = None if folder is None else claim(Path(folder), settings or {})
+    place = None if folder is None else claim(check_folder("folder", folder), settings or {})
     key = "" if place is None else folder_key(place)
     results: dict[int, Result] = {}
     for i, task in enumerate(tasks):
@@ -88,7 +89,9 @@ def check_workers(n_jobs: int | None, threads: int) -> None:
     """Refuse numbers of processes and threads that cannot be meant."""
     if n_jobs is not None and (isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs == 0):
         raise ValueError(f"n_jobs: expected a number of processes, -1 for one a core, or None, received {n_jobs!r}.")
-    check_whole("threads", threads, 1)
+    if n_jobs is not None and abs(n_jobs) > MOST_WORKERS:
+        raise ValueError(f"n_jobs: expected at most {MOST_WORKERS:,} processes, received {n_jobs!r}.")
+    check_whole("threads", threads, 1, MOST_WORKERS)
 
 
 def _computed(tasks: Sequence[Task], left: list[int], n_jobs: int | None, threads: int) -> Iterable[tuple[int, Result]]:

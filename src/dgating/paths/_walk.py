@@ -200,4 +200,4 @@ class Walk:
 
     def _trainer(self, model: nn.Module) -> Trainer:
         o = self.options
-        return Trainer(model, self.loss, lr=o.lr, momentum=o.momentum, weight_decay=o.weight_decay)
+        return Trainer(model, self.loss, lr=float(o.lr), momentum=o.momentum, weight_decay=o.weight_decay)

@@ -154,6 +154,9 @@ def report(model: nn.Module, monitor: AbsorptionMonitor | None = None, tol: floa
         4
     """
     check_number("tol", tol)
+    tol = float(tol)
+    if monitor is not None and not isinstance(monitor, AbsorptionMonitor):
+        raise TypeError(f"monitor: expected an AbsorptionMonitor or None, received {type(monitor).__name__}.")
     found = units(model)
     masks = certified_groups(model, monitor)
     rows, at = [], dict.fromkeys(masks, 0)

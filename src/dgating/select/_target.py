@@ -8,12 +8,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
+from dgating._checks import check_text
 from dgating._plan import check_tensor
 from dgating._units import gate_of
 
 
 def resolve(target: nn.Module | nn.Parameter, name: str) -> tuple[nn.Module | nn.Parameter, str, tuple[int, ...]]:
     """Owner, attribute name and shape of the tensor to group; checked, so that mistakes show where they are made."""
+    check_text("name", name)
     if isinstance(target, nn.Parameter):
         check_tensor(target, "parameter")
         return target, "", tuple(target.shape)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import operator
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from dgating._checks import check_eager, check_weights
 from dgating._modes import evaluating
-from dgating._one_export import EXPORT
+from dgating._one_export import EXPORT, silent
 from dgating._units import find_units
 from dgating.structure._inplace import without_inplace
 
@@ -168,15 +166,11 @@ def _quiet_eval(model: nn.Module) -> Iterator[None]:
     """Eval mode without the fused transformer kernel, which hides its projections, and without torch's log."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    logged = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)  # a failed export writes hundreds of lines; what matters is raised
     try:
         # regions without gradients would be subgraphs of their own if the others had any
-        with evaluating(model), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with evaluating(model), torch.no_grad(), silent():
             yield
     finally:
-        logging.disable(logged)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 

@@ -351,10 +351,11 @@ def test_torch_writes_no_log_about_a_file(small_pt2, monkeypatch, text):
     assert logging.root.manager.disable == 0
 
 
-def test_names_of_members_are_one_line(small_pt2):
+@pytest.mark.parametrize("command", ["inspect", "compact"])
+def test_names_of_members_are_one_line(small_pt2, command):
     with zipfile.ZipFile(small_pt2, "a") as archive:
         archive.writestr("net/odd\n\x1b[31m", b"")
-    text = refused(invoke("inspect", small_pt2))
+    text = refused(invoke(command, small_pt2))
     assert "odd\N{REPLACEMENT CHARACTER}" in text
     assert "which are not opened" in text
 

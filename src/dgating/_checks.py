@@ -24,8 +24,12 @@ def check_number(name: str, value: object) -> None:
     """A finite number that is not negative."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}: expected a number, received {type(value).__name__}. Convert it with float().")
-    if not math.isfinite(value) or float(value) < 0:
-        raise ValueError(f"{name}: expected a finite number >= 0, received {value!r}.")
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number beyond all floats
+        number = math.inf
+    if not math.isfinite(number) or number < 0:
+        raise ValueError(f"{name}: expected a finite number >= 0, received {repr(value)[:40]}.")
 
 
 def check_depth(depth: object, least: int = 2) -> int:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dgating._files import write_text
+from dgating.files import write_text
 from experiments.common.environment import cpu_model, environment
 
 RESULTS = Path(__file__).parent / "results"

@@ -31,7 +31,7 @@ from benchmarks.zoo import FAMILIES, PLAIN, text, vision
 from benchmarks.zoo._check import forgetful, fresh, run
 from benchmarks.zoo._family import Family, Inputs
 from benchmarks.zoo._zero import Marks
-from dgating._files import write_text
+from dgating.files import write_text
 
 SHARE = 0.3
 VERDICTS = ("exact", "exact, more gone", "none to remove", "kept", "refused", "WRONG", "does not run")

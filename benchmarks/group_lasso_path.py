@@ -28,7 +28,7 @@ import torch
 
 from benchmarks._common import environment, store
 from dgating import proximal_gradient
-from dgating.paths._group_lasso import group_lasso_path
+from dgating.linear import group_lasso_path
 
 N, P, SIZE, INFORMATIVE = 200, 200, 5, 7
 LAMS = np.logspace(math.log10(15), -5, 30)

@@ -154,16 +154,14 @@ def work(seed: int) -> dict[str, np.ndarray]:
 
 def run_work(folder: Path) -> Any:
     """The tasks of a killed run: a damaged result is computed again."""
-    from dgating.paths._tasks import Task, run_tasks
+    from dgating.tasks import Task, run_tasks
 
     found = run_tasks([Task(f"task_{i}", work, (i,)) for i in range(3)], folder=folder, settings={"lam": 1.0})
     return [{name: values.tolist() for name, values in sorted(result.items())} for result in found]
 
 
 def save_report(folder: Path) -> None:
-    from dgating.tables._encode import Feature
-    from dgating.tables._predictor import Predictor
-    from dgating.tables._read import Reading
+    from dgating.tables import Feature, Predictor, Reading
 
     features = (
         Feature("age", "number", False, (41.5,), (), True),
@@ -180,7 +178,7 @@ def save_report(folder: Path) -> None:
 def load_report(folder: Path) -> Any:
     import pandas as pd
 
-    from dgating.tables._predictor import Predictor
+    from dgating.tables import Predictor
 
     found = Predictor.load(folder)
     table = pd.DataFrame({"age": [30.0, float("nan")], "plan": ["gold", "basic"]})

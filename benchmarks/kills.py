@@ -31,12 +31,9 @@ import pandas as pd
 
 from benchmarks._common import environment, store
 from benchmarks._kill import events, killed
-from dgating._files import write_text
-from dgating._folders import readable, staged
 from dgating.cli.select import select
-from dgating.tables._predictor import Predictor
-from dgating.tables._report import REPORT
-from dgating.tables._select import Settings
+from dgating.files import readable, staged, write_text
+from dgating.tables import REPORT, Predictor, Settings
 
 LAST = 120  # moments of the command: from the renames on, and some before
 SAME = ("selected.csv", "path.png", "model.safetensors", "preprocessing.json")  # the files without times of a run
@@ -116,7 +113,7 @@ def place(one_step: bool) -> Iterator[None]:
         os.chdir(name)
         stack.callback(os.chdir, before)
         if not one_step:
-            stack.enter_context(mock.patch("dgating._folders.exchange", return_value=False))
+            stack.enter_context(mock.patch("dgating.files._folders.exchange", return_value=False))
         yield
 
 

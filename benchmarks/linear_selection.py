@@ -29,7 +29,7 @@ from sklearn.model_selection import KFold
 
 from benchmarks._common import environment, store
 from dgating import DGatedLinearRegressorCV
-from dgating.paths._rules import choose
+from dgating.maths import choose
 
 N, TEST, P, SIZE, INFORMATIVE, SEEDS = 200, 2000, 200, 5, 7, 10
 DEPTHS, RULES, FOLDS, LAMS = (2, 3, 4), ("best", "1se"), 5, 50

@@ -35,16 +35,27 @@ from benchmarks._mutate import Mutant, mutants
 
 ROOT = Path(__file__).parent.parent
 SOURCE = ROOT / "src" / "dgating"
+
+
+def _files(folder: str, *names: str) -> list[str]:
+    return [f"{folder}/{name}.py" for name in names]
+
+
 AREAS = {
-    "gating": ["_gate.py", "_model.py", "_partition.py", "_units.py", "_transaction.py", "_zeros.py"],
-    "objective": ["_penalty.py", "_optim.py", "_trial.py", "_optim_state.py", "_migrate.py", "_kkt.py"],
+    "gating": _files("gating", "_gate", "_apply", "_partition", "_gated_tensors", "_transaction", "_zeros"),
+    "objective": [
+        *_files("gating", "_trial", "_optimizer_state", "_migrate"),
+        *_files("training", "_objective", "_regrowth"),
+        *_files("maths", "_penalty"),
+    ],
     "monitor": [
-        *("_absorption.py", "_bounds.py", "_condition.py", "_gradients.py"),
-        *("_settings.py", "_strengths.py", "_certificate.py", "_monitor_state.py"),
+        *_files("training", "_monitor", "_bounds", "_condition", "_gradients"),
+        *_files("training", "_optimizer_settings", "_strengths", "_monitor_state"),
+        *_files("maths", "_certificate"),
     ],
     "compaction": [
-        *(f"compaction/_{name}.py" for name in ("verify", "plan", "modules", "optimizer", "compact")),
-        *("structure/_solve.py", "structure/_factors.py"),
+        *_files("compaction", "_verify", "_plan", "_modules", "_optimizer", "_compact"),
+        *_files("structure", "_solve", "_factors"),
     ],
     "rules": sorted(f"structure/rules/{path.name}" for path in (SOURCE / "structure" / "rules").glob("*.py")),
 }
@@ -73,21 +84,21 @@ RULES = "tests/test_structure_rules.py"
 
 # Changes that change nothing, by file and by the two texts, each with the reason.
 EQUIVALENT: dict[tuple[str, str, str], str] = {
-    ("_trial.py", "LR, DECAY, STEPS = (0.125, 0.5, 3)", "LR, DECAY, STEPS = (0.125, 0.5, 4)"): (
+    ("gating/_trial.py", "LR, DECAY, STEPS = (0.125, 0.5, 3)", "LR, DECAY, STEPS = (0.125, 0.5, 4)"): (
         "the length of the trial is a choice: one more step shows the same"
     ),
     (
-        "_units.py",
+        "gating/_gated_tensors.py",
         "return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)",
         "return parts[-1] if len(parts) == 1 else torch.stack(parts).sum(0)",
     ): "the first of one is the last of one",
     (
-        "_partition.py",
+        "gating/_partition.py",
         "rest_first = int(rest[0]) < int(gated[0])",
         "rest_first = int(rest[0]) <= int(gated[0])",
     ): "no entry is both gated and not",
     (
-        "_partition.py",
+        "gating/_partition.py",
         "repeat = math.prod(self.shape) // max(flat.numel(), 1)",
         "repeat = math.prod(self.shape) // max(flat.numel(), 0)",
     ): "labels without an entry are refused",

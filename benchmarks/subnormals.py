@@ -23,7 +23,7 @@ from torch import Tensor, nn
 import dgating as dg
 from benchmarks._common import environment, store
 from benchmarks.compaction_speed import narrow_vgg
-from dgating._penalty import FLOAT32_EPS
+from dgating.maths import FLOAT32_EPS
 from experiments.common.networks import lenet
 from experiments.common.subnormals import flushing_subnormals
 

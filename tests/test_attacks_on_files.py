@@ -18,11 +18,11 @@ from torch import nn
 from typer.testing import CliRunner
 
 import dgating as dg
-from dgating._reading import read_json
 from dgating.cli import pt2_grammar as grammar
 from dgating.cli.app import app
 from dgating.cli.pt2_guard import Guard
 from dgating.cli.pt2_sizes import expression
+from dgating.files._reading import read_json
 
 aten = torch.ops.aten
 
@@ -418,7 +418,7 @@ OUTPUTS = ["--out", "--plan"]
 @pytest.mark.parametrize("option", OUTPUTS)
 def test_a_file_that_appears_meanwhile_is_not_replaced(project, tmp_path, monkeypatch, option):
     """It appears after the last look, right before the new one takes its name."""
-    from dgating import _files
+    from dgating.files import _writing as _files
 
     place = tmp_path / ("late.pt2" if option == "--out" else "late.json")
     publish = _files._publish

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._certificate import largest_product, margin, momentum_shift
+from dgating.maths._certificate import largest_product, margin, momentum_shift
 
 SIZES = 6
 ADVERSARIES = ["grow omega", "grow against momentum", "random", "silent"]

@@ -381,7 +381,7 @@ def test_the_demo_replaces_nothing_unasked(here):
 
 def test_a_report_that_a_kill_left_between_two_names_is_read(report, here):
     """Where the system cannot exchange folders, the old one has another name for a moment."""
-    from dgating._files import beside
+    from dgating.files._writing import beside
 
     shutil.copytree(report[0], beside(here / "out", "-old"))
     ok("predict", "out", report[1], "--out", "p.csv")

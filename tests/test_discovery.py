@@ -6,8 +6,8 @@ from torch import nn
 
 import dgating as dg
 from benchmarks.zoo import FAMILIES
-from dgating.compaction._inputs import call_kwargs, split_inputs
 from dgating.compaction._verify import difference, run
+from dgating.structure._inputs import call_kwargs, split_inputs
 
 FINDERS = {
     "coupled": dg.coupled,

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating.compaction import _export, _formats
-from dgating.compaction._export import export
-from dgating.compaction._inputs import tensors_of
+from dgating.deploy import _export, _formats
+from dgating.deploy._export import export
+from dgating.structure._inputs import tensors_of
 
 FORMATS = [".pt2", ".onnx"]
 PATHS = [b"/home", b"/usr", b"/tmp", b"site-packages", b"test_export", os.sep.encode() + b"torch" + os.sep.encode()]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks._kill import events, fork, killed
-from dgating import _files
-from dgating._files import write_bytes, write_text
+from dgating.files import _writing as _files
+from dgating.files._writing import write_bytes, write_text
 
 
 @pytest.fixture

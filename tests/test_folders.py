@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from benchmarks._kill import events, fork, killed
-from dgating import _files, _folders
-from dgating._files import write_text
-from dgating._folders import Contents, readable, staged
-from dgating.paths._tasks import Task, run_tasks
+from dgating.files import _folders
+from dgating.files import _writing as _files
+from dgating.files._folders import Contents, readable, staged
+from dgating.files._writing import write_text
+from dgating.tasks._run import Task, run_tasks
 
 CONTENTS = Contents("report", ("a.txt", "b.txt", "mark.json"), "mark.json")
 

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._partition import partition_by_labels
-from dgating._units import units
-from dgating._zeros import zero_groups
+from dgating.gating._gated_tensors import units
+from dgating.gating._partition import partition_by_labels
+from dgating.gating._zeros import zero_groups
 
 
 def test_a_sharded_model_is_not_collapsed() -> None:

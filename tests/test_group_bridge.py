@@ -9,10 +9,11 @@ from test_group_lasso import BAD, GOOD_X, GOOD_Y, gradients, mean_loss, members,
 from torch import nn
 
 import dgating as dg
-from dgating.paths import _condense, _linear_data
-from dgating.paths._condense import condense
-from dgating.paths._group_bridge import group_bridge_path
-from dgating.paths._group_lasso import group_lasso_path, lam_max_linear
+from dgating.linear import _data as _linear_data
+from dgating.linear import _moments as _condense
+from dgating.linear._group_bridge import group_bridge_path
+from dgating.linear._group_lasso import group_lasso_path, lam_max_linear
+from dgating.linear._moments import condense
 
 CASES = [("squared", 1), ("squared", 3), ("logistic", 1), ("multinomial", 3)]
 
@@ -247,7 +248,7 @@ def test_many_columns_and_no_newton(monkeypatch, loss):
     path = group_bridge_path(X, y, groups, lams, loss=loss)
     assert path.solver.endswith("+newton")
     assert 0 < int(path.active[1].sum()) < 20
-    monkeypatch.setattr("dgating.paths._solve_group_lasso.NEWTON_SIZE", 0)
+    monkeypatch.setattr("dgating.linear._solve_group_lasso.NEWTON_SIZE", 0)
     slow = group_bridge_path(X, y, groups, lams, loss=loss)
     assert not slow.solver.endswith("+newton")
     torch.testing.assert_close(slow.objective, path.objective, rtol=0.05, atol=0)  # both local minima

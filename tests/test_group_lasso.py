@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 import dgating as dg
-from dgating.paths._group_lasso import group_lasso_path, lam_max_linear
+from dgating.linear._group_lasso import group_lasso_path, lam_max_linear
 
 LOSSES = ["squared", "logistic", "multinomial"]
 
@@ -285,7 +285,7 @@ def test_degenerate_data():
 
 
 def test_large_groups_go_without_newton(monkeypatch):
-    monkeypatch.setattr("dgating.paths._solve_group_lasso.NEWTON_SIZE", 0)
+    monkeypatch.setattr("dgating.linear._solve_group_lasso.NEWTON_SIZE", 0)
     X, y, groups, *_ = problem("squared", 10, 60, [2] * 10)
     path = group_lasso_path(X, y, groups, [0.5, 0.1])
     assert path.solver == "fista-gram"
@@ -344,7 +344,7 @@ def test_bad_input_says_what_was_expected(case):
 @pytest.mark.parametrize("weights", [None, [1.0, 2.0, 1.0, 0.5, 1.0, 1.0]])
 def test_only_groups_that_the_strong_rule_keeps_are_solved_for(weights, monkeypatch):
     """|g_j| >= c_j (2 lam - before), by hand on orthonormal columns, where gradients are known."""
-    from dgating.paths import _group_lasso as module
+    from dgating.linear import _group_lasso as module
 
     p = 6
     X = torch.eye(p, dtype=torch.float64) * p**0.5  # X'X / n = 1

@@ -14,10 +14,10 @@ import dgating as dg
 from benchmarks._common import RESULTS
 from benchmarks._mutations import BOMBS, MUTANTS, damaged, leaves, pack, payloads, put, unpack
 from benchmarks.hostile_files import FORMATS, honest
-from dgating._reading import named_json
 from dgating.cli import pt2_grammar as grammar
 from dgating.cli.app import app
 from dgating.cli.pt2_sizes import expression
+from dgating.files._reading import named_json
 
 KINDS = list(FORMATS)
 

@@ -16,8 +16,8 @@ from torch import nn
 
 import dgating as dg
 from benchmarks import hostile_saves as hostile
-from dgating._reading import MOST_DEPTH, read_json, read_safetensors
-from dgating._sealing import seal_safetensors
+from dgating.files._reading import MOST_DEPTH, read_json, read_safetensors
+from dgating.files._sealing import seal_safetensors
 
 ROOT = Path(__file__).parent.parent
 
@@ -374,7 +374,7 @@ def test_paths_of_format_1_are_read_with_a_warning(tmp_path):
 
 def test_a_result_of_another_run_is_not_taken(tmp_path):
     """A file with a right checksum that was copied from a folder of other settings, or is that of another fold."""
-    from dgating.paths._tasks import Task, run_tasks
+    from dgating.tasks._run import Task, run_tasks
 
     def tasks():
         return [Task(f"task_{i}", hostile.work, (i,)) for i in range(2)]

@@ -10,8 +10,8 @@ from torch import nn
 
 import dgating as dg
 from benchmarks.interrupts import CASES, measure
-from dgating._modes import evaluating
-from dgating._transaction import all_or_nothing, to_the_end
+from dgating.gating._evaluating import evaluating
+from dgating.gating._transaction import all_or_nothing, to_the_end
 
 FAST = [name for name in CASES if not name.startswith("compact")]
 

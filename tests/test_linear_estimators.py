@@ -30,8 +30,8 @@ from dgating import (
 )
 from dgating.estimators._groups import column_groups, indicator_groups
 from dgating.estimators._linear_fit import standardized
-from dgating.paths import _linear_data
-from dgating.paths._rules import choose, standard_errors
+from dgating.linear import _data as _linear_data
+from dgating.maths._choose import choose, standard_errors
 
 X, Y = load_diabetes(return_X_y=True)
 CANCER, MALIGN = load_breast_cancer(return_X_y=True)

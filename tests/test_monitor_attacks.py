@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._bounds import Bounds
+from dgating.training._bounds import Bounds
 
 LAM = 0.05
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import dgating as dg
-from dgating._bounds import Bounds
-from dgating._certificate import momentum_shift
+from dgating.maths._certificate import momentum_shift
+from dgating.training._bounds import Bounds
 
 LAM, DEPTH = 0.3, 3
 KAPPA = 2 * LAM / DEPTH

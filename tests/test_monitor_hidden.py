@@ -288,7 +288,7 @@ def test_gates_that_stand_still(how: str) -> None:
 
 
 def _role() -> str:
-    from dgating._optim_state import ROLE
+    from dgating.gating._optimizer_state import ROLE
 
     return ROLE
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._trial import decay_of
+from dgating.gating._trial import decay_of
 
 LAM = 0.3
 

@@ -13,7 +13,7 @@ from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import dgating as dg
-from dgating._trial import decay_of
+from dgating.gating._trial import decay_of
 from tests.test_wrapped_optimizers import Lookahead, Passing, Proxy
 
 optim = torch.optim

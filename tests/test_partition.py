@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import dgating as dg
-from dgating._gate import Gate, Place
-from dgating._partition import partition_by_dim, partition_by_labels
+from dgating.gating._gate import Gate, Place
+from dgating.gating._partition import partition_by_dim, partition_by_labels
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 

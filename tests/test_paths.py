@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import dgating as dg
-from dgating._lam import lam_grid
+from dgating.maths._lam import lam_grid
 from dgating.paths._data import as_data, split
 from dgating.paths._grid import lam_max
 from dgating.paths._path import path
@@ -502,7 +502,7 @@ def test_columns_stay_where_something_else_reads_them():
 
 def test_groups_without_curvature_have_a_largest_strength():
     """By hand: a curvature below a thousandth of the largest counts as that."""
-    from dgating._lam import largest_lam
+    from dgating.maths._lam import largest_lam
 
     for depth in (3, 4):
         q = 2 / depth

@@ -11,10 +11,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import dgating as dg
-from dgating._modes import evaluating
-from dgating.compaction._inputs import call_kwargs, random_like, split_inputs, tensors_of
-from dgating.compaction._measure import LiveBytes
-from dgating.compaction._profile import Profile, profile
+from dgating.deploy._measure import LiveBytes
+from dgating.deploy._profile import Profile, profile
+from dgating.gating._evaluating import evaluating
+from dgating.structure._inputs import (
+    call_kwargs,
+    random_like,
+    split_inputs,
+    tensors_of,
+)
 
 Pair = namedtuple("Pair", "left right")
 

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating.paths._settings import described
+from dgating.tasks._fingerprint import described
 
 HERE = Path(__file__).parent
 SCALE = 2.0

@@ -12,9 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from dgating._files import beside
-from dgating.paths._settings import fingerprint
-from dgating.paths._tasks import SETTINGS, Task, claim, run_tasks
+from dgating.files._writing import beside
+from dgating.tasks._fingerprint import fingerprint
+from dgating.tasks._run import (
+    SETTINGS,
+    Task,
+    claim,
+    run_tasks,
+)
 
 HERE = Path(__file__).parent
 

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating.compaction import _export
 from dgating.compaction._check import check_same
 from dgating.compaction._modules import size_attributes
 from dgating.compaction._rules import ModuleChange
 from dgating.compaction._verify import difference, scale_of, tolerance
+from dgating.deploy import _export
 
 INF, NAN = float("inf"), float("nan")
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._optim_state import bare
+from dgating.gating._optimizer_state import bare
 
 
 class Passing(torch.optim.Optimizer):

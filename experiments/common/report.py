@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from dgating._files import write_bytes, write_text
+from dgating.files import write_bytes, write_text
 from experiments.common import store
 from experiments.common.experiment import Experiment, Summary, Verdict
 from experiments.common.registry import experiment, names

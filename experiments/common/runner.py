@@ -9,7 +9,7 @@ from typing import Any
 
 import joblib
 
-from dgating.paths._tasks import shown, some_threads
+from dgating.tasks import shown, some_threads
 from experiments.common import store
 from experiments.common.environment import environment
 from experiments.common.experiment import Cell, Experiment, Place, Record

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dgating._files import write_text
+from dgating.files import write_text
 from experiments.common.experiment import Cell, Record
 
 FORMAT = "dgating/experiment/1"

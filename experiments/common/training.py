@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._units import find_units
+from dgating.gating import find_units
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._units import units
+from dgating.gating import units
 
 
 def settled(looks: Sequence[Any]) -> int:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._penalty import FLOAT32_EPS
+from dgating.maths import FLOAT32_EPS
 from experiments import data
 from experiments.common.baselines import hsic_lasso, lassonet_path
 from experiments.common.compacted import without_inputs

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._penalty import FLOAT32_EPS
+from dgating.maths import FLOAT32_EPS
 from experiments import data
 from experiments.common.convnets import RESNET18, VGG16, as_tensor, augmented, channels, resnet18, vgg
 from experiments.common.experiment import Cell, Place

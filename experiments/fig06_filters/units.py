@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._units import units
+from dgating.gating import units
 from experiments.common.convnets import channels
 from experiments.common.units import Units
 

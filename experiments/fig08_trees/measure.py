@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._penalty import FLOAT32_EPS
+from dgating.maths import FLOAT32_EPS
 from experiments import data
 from experiments.common.compacted import zeroed
 from experiments.common.experiment import Cell, Place

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dgating.paths._rules import choose
+from dgating.maths import choose
 from experiments.common.experiment import Record, Summary, Verdict, status
 from experiments.common.plots import COLOURS, figure, legend
 from experiments.common.statistics import by, mean_and_error, shown, table

@@ -7,80 +7,80 @@ import importlib
 import typing
 
 from dgating import plots as plots
-from dgating._absorption import AbsorptionMonitor as AbsorptionMonitor
-from dgating._config import GateConfig as GateConfig
-from dgating._diagnostics import group_norms as group_norms
-from dgating._diagnostics import imbalance as imbalance
-from dgating._diagnostics import misalignment as misalignment
-from dgating._diagnostics import sparsity as sparsity
-from dgating._groups import Groups as Groups
-from dgating._groups import concat as concat
-from dgating._groups import tie as tie
-from dgating._lam import lam_grid as lam_grid
-from dgating._model import collapse_ as collapse_
-from dgating._model import gate_ as gate_
-from dgating._model import is_gated as is_gated
-from dgating._model import zero_ as zero_
-from dgating._optim import add_penalty_grad_ as add_penalty_grad_
-from dgating._optim import check_optimizer as check_optimizer
-from dgating._optim import effective_penalty as effective_penalty
-from dgating._optim import param_groups as param_groups
-from dgating._optim import penalty as penalty
-from dgating._penalty import TimeBudget as TimeBudget
-from dgating._penalty import group_prox as group_prox
-from dgating._penalty import prox_norm as prox_norm
-from dgating._penalty import prox_threshold as prox_threshold
-from dgating._penalty import time_budget as time_budget
-from dgating._reference import ProximalSolution as ProximalSolution
-from dgating._reference import proximal_gradient as proximal_gradient
-from dgating.compaction._compact import compact as compact
-from dgating.compaction._export import Exported as Exported
-from dgating.compaction._export import export as export
-from dgating.compaction._plan import CompactionPlan as CompactionPlan
-from dgating.compaction._plan import plan_compaction as plan_compaction
-from dgating.compaction._profile import Profile as Profile
-from dgating.compaction._profile import profile as profile
-from dgating.compaction._rules import ModuleChange as ModuleChange
-from dgating.compaction._rules import register_module_rule as register_module_rule
-from dgating.compaction._save import load_compact as load_compact
-from dgating.compaction._save import save_compact as save_compact
-from dgating.paths._budget import budget_path as budget_path
-from dgating.paths._cross_validation import CrossValidatedPath as CrossValidatedPath
-from dgating.paths._cross_validation import cross_validate_path as cross_validate_path
-from dgating.paths._grid import lam_max as lam_max
-from dgating.paths._group_bridge import GroupBridgePath as GroupBridgePath
-from dgating.paths._group_bridge import group_bridge_path as group_bridge_path
-from dgating.paths._group_lasso import GroupLassoPath as GroupLassoPath
-from dgating.paths._group_lasso import group_lasso_path as group_lasso_path
-from dgating.paths._group_lasso import lam_max_linear as lam_max_linear
-from dgating.paths._path import path as path
-from dgating.paths._result import PathPoint as PathPoint
-from dgating.paths._result import RegularizationPath as RegularizationPath
-from dgating.reporting.report import Report as Report
-from dgating.reporting.report import report as report
-from dgating.select.blocks import blocks as blocks
-from dgating.select.by_dim import by_dim as by_dim
-from dgating.select.by_labels import by_labels as by_labels
-from dgating.select.coupled import coupled as coupled
-from dgating.select.experts import experts as experts
-from dgating.select.features import features as features
-from dgating.select.filters import filters as filters
-from dgating.select.heads import heads as heads
-from dgating.select.layers import layers as layers
-from dgating.select.neurons import neurons as neurons
-from dgating.select.whole import whole as whole
-from dgating.structure._capture import CompactionError as CompactionError
+from dgating.compaction import CompactionPlan as CompactionPlan
+from dgating.compaction import ModuleChange as ModuleChange
+from dgating.compaction import compact as compact
+from dgating.compaction import load_compact as load_compact
+from dgating.compaction import plan_compaction as plan_compaction
+from dgating.compaction import register_module_rule as register_module_rule
+from dgating.compaction import save_compact as save_compact
+from dgating.deploy import Exported as Exported
+from dgating.deploy import Profile as Profile
+from dgating.deploy import export as export
+from dgating.deploy import profile as profile
+from dgating.gating import GateConfig as GateConfig
+from dgating.gating import Groups as Groups
+from dgating.gating import collapse_ as collapse_
+from dgating.gating import concat as concat
+from dgating.gating import gate_ as gate_
+from dgating.gating import is_gated as is_gated
+from dgating.gating import tie as tie
+from dgating.gating import zero_ as zero_
+from dgating.linear import GroupBridgePath as GroupBridgePath
+from dgating.linear import GroupLassoPath as GroupLassoPath
+from dgating.linear import group_bridge_path as group_bridge_path
+from dgating.linear import group_lasso_path as group_lasso_path
+from dgating.linear import lam_max_linear as lam_max_linear
+from dgating.maths import ProximalSolution as ProximalSolution
+from dgating.maths import TimeBudget as TimeBudget
+from dgating.maths import group_prox as group_prox
+from dgating.maths import lam_grid as lam_grid
+from dgating.maths import prox_norm as prox_norm
+from dgating.maths import prox_threshold as prox_threshold
+from dgating.maths import proximal_gradient as proximal_gradient
+from dgating.maths import time_budget as time_budget
+from dgating.paths import CrossValidatedPath as CrossValidatedPath
+from dgating.paths import PathPoint as PathPoint
+from dgating.paths import RegularizationPath as RegularizationPath
+from dgating.paths import budget_path as budget_path
+from dgating.paths import cross_validate_path as cross_validate_path
+from dgating.paths import lam_max as lam_max
+from dgating.paths import path as path
+from dgating.reporting import Report as Report
+from dgating.reporting import group_norms as group_norms
+from dgating.reporting import imbalance as imbalance
+from dgating.reporting import misalignment as misalignment
+from dgating.reporting import report as report
+from dgating.reporting import sparsity as sparsity
+from dgating.select import blocks as blocks
+from dgating.select import by_dim as by_dim
+from dgating.select import by_labels as by_labels
+from dgating.select import coupled as coupled
+from dgating.select import experts as experts
+from dgating.select import features as features
+from dgating.select import filters as filters
+from dgating.select import heads as heads
+from dgating.select import layers as layers
+from dgating.select import neurons as neurons
+from dgating.select import whole as whole
+from dgating.structure import CompactionError as CompactionError
+from dgating.training import AbsorptionMonitor as AbsorptionMonitor
+from dgating.training import add_penalty_grad_ as add_penalty_grad_
+from dgating.training import check_optimizer as check_optimizer
+from dgating.training import effective_penalty as effective_penalty
+from dgating.training import param_groups as param_groups
+from dgating.training import penalty as penalty
 
 if typing.TYPE_CHECKING:
-    from dgating.estimators._linear import DGatedLinearClassifier as DGatedLinearClassifier
-    from dgating.estimators._linear import DGatedLinearClassifierCV as DGatedLinearClassifierCV
-    from dgating.estimators._linear import DGatedLinearRegressor as DGatedLinearRegressor
-    from dgating.estimators._linear import DGatedLinearRegressorCV as DGatedLinearRegressorCV
-    from dgating.estimators._network import DGatedClassifier as DGatedClassifier
-    from dgating.estimators._network import DGatedClassifierCV as DGatedClassifierCV
-    from dgating.estimators._network import DGatedRegressor as DGatedRegressor
-    from dgating.estimators._network import DGatedRegressorCV as DGatedRegressorCV
-    from dgating.estimators._one_hot import one_hot_groups as one_hot_groups
+    from dgating.estimators import DGatedClassifier as DGatedClassifier
+    from dgating.estimators import DGatedClassifierCV as DGatedClassifierCV
+    from dgating.estimators import DGatedLinearClassifier as DGatedLinearClassifier
+    from dgating.estimators import DGatedLinearClassifierCV as DGatedLinearClassifierCV
+    from dgating.estimators import DGatedLinearRegressor as DGatedLinearRegressor
+    from dgating.estimators import DGatedLinearRegressorCV as DGatedLinearRegressorCV
+    from dgating.estimators import DGatedRegressor as DGatedRegressor
+    from dgating.estimators import DGatedRegressorCV as DGatedRegressorCV
+    from dgating.estimators import one_hot_groups as one_hot_groups
 
 __version__ = "0.1.0"
 

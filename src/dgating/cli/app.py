@@ -130,8 +130,7 @@ def select_command(
 
     with one_line():
         need("select", "pandas", "sklearn", "matplotlib")
-        from dgating.tables._read import Reading
-        from dgating.tables._select import Settings
+        from dgating.tables import Reading, Settings
 
         settings = Settings(
             target, task, model, depth, rule, n_features, folds, test, tuple(hidden or (100,)), tuple(drop or ()),

@@ -11,17 +11,21 @@ import torch
 from torch import nn
 
 import dgating as dg
-from dgating._files import write_bytes
-from dgating._one_export import silent
 from dgating._text import plain
 from dgating.cli.files import check_output, writing
 from dgating.cli.models import Subject, imported, sources, subject
 from dgating.cli.pt2_guard import Guard
 from dgating.cli.terminal import console
-from dgating.compaction._export import export_bytes
-from dgating.compaction._inputs import call_kwargs
-from dgating.compaction._save import compact_bytes
-from dgating.compaction._verify import difference, inputs_to_check, run, scale_of
+from dgating.compaction import (
+    compact_bytes,
+    difference,
+    inputs_to_check,
+    run,
+    scale_of,
+)
+from dgating.deploy import export_bytes
+from dgating.files import write_bytes
+from dgating.structure import call_kwargs, silent
 
 EXPECTED = (ValueError, TypeError, RuntimeError, ImportError, OSError)
 WRITERS = (".safetensors", ".pt2", ".onnx")

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating._files import write_bytes, write_text
-from dgating._folders import Contents, staged, writing
-from dgating._penalty import FLOAT32_EPS
 from dgating._text import plain
 from dgating.cli.terminal import console
+from dgating.files import Contents, staged, write_bytes, write_text, writing
+from dgating.maths import FLOAT32_EPS
 
 ONNX_FILE = "model.onnx"
 DEMO = Contents(

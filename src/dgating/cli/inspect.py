@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dgating._reading import existing
 from dgating._text import plain
 from dgating.cli.files import checked_safetensors, manifest_of
 from dgating.cli.inspect_onnx import inspect_onnx
 from dgating.cli.inspect_pt2 import inspect_pt2
 from dgating.cli.listing import ROWS, TENSORS, Cell, Say, fill, numel, shape_text, table, tensor_row
 from dgating.cli.terminal import console
-from dgating.compaction._save import FORMAT, UNSEALED
+from dgating.compaction import FORMAT, UNSEALED
+from dgating.files import existing
 
 
 def inspect(path: Path) -> None:
@@ -99,7 +99,7 @@ def _kept(s: dict[str, Any]) -> int:
 
 
 def _json(path: Path, say: Say) -> None:
-    from dgating._config import GateConfig
+    from dgating.gating import GateConfig
 
     rows: list[tuple[Cell, ...]] = []
     for spec in GateConfig.load(path).groups:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.listing import ROWS, TENSORS, Say, fill, shape_text, table, tensor_row
 from dgating.cli.pt2_archive import opened
 from dgating.cli.pt2_inputs import example_inputs
 from dgating.cli.pt2_tensors import DTYPES, stored_tensors
+from dgating.files import MOST_BYTES, named_json
 
 
 def inspect_pt2(path: Path, say: Say) -> None:

@@ -15,11 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dgating._reading import existing
 from dgating._text import plain
 from dgating.cli.files import checked_safetensors, manifest_of
-from dgating.compaction._inputs import split_inputs
-from dgating.compaction._save import load_compact
+from dgating.compaction import load_compact
+from dgating.files import existing
+from dgating.structure import split_inputs
 
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 SHAPE = re.compile(r"(?:(?P<name>[A-Za-z_]\w*)=)?(?P<shape>\d+(?:x\d+)*)(?::(?P<dtype>\w+)(?::(?P<high>\d+))?)?")

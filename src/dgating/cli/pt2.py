@@ -15,12 +15,12 @@ from torch.export.graph_signature import InputKind
 from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
-from dgating._one_export import EXPORT, silent
-from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.pt2_archive import Archive, opened
 from dgating.cli.pt2_inputs import example_inputs
 from dgating.cli.pt2_program import checked
 from dgating.cli.pt2_tensors import FOLDERS, Stored, config_member, config_of, stored_tensors
+from dgating.files import MOST_BYTES, named_json
+from dgating.structure import EXPORT, silent
 
 FREE = 4  # size of a free axis in made-up inputs, where the program allows it
 EMBEDDINGS = {torch.ops.aten.embedding.default}

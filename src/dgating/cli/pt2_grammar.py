@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from dgating._reading import named_json
 from dgating.cli.pt2_operators import allowed
 from dgating.cli.pt2_sizes import SYMBOL
+from dgating.files import named_json
 
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 PATH = re.compile(r"[\w \-+/@:]*(\.[\w \-+/@:]+)*")

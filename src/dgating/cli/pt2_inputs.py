@@ -11,9 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from dgating._reading import MOST_DEPTH
 from dgating.cli.listing import numel
 from dgating.cli.pt2_archive import Archive, directory
+from dgating.files import MOST_DEPTH
 
 MEMBERS = re.compile(
     r"data\.pkl|data/\d{1,9}|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"

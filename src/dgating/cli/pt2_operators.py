@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import torch
 
-from dgating.structure.rules import RULES
-from dgating.structure.rules._registry import WHOLE
+from dgating.structure import RULES, WHOLE
 
 NAMES = """
     addbmm addmv addr affine_grid_generator argsort bernoulli bilinear

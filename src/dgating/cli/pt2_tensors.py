@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgating._reading import MOST_BYTES, named_json
 from dgating.cli.listing import numel
 from dgating.cli.pt2_archive import Archive
 from dgating.cli.pt2_grammar import device, path
+from dgating.files import MOST_BYTES, named_json
 
 DTYPES = {
     1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,

@@ -12,7 +12,7 @@ from dgating.cli.files import check_output, same_file
 from dgating.cli.terminal import console
 
 if TYPE_CHECKING:
-    from dgating.tables._select import Selection, Settings
+    from dgating.tables import Selection, Settings
 
 SHOWN = 20  # features in the terminal; the report has all
 
@@ -28,10 +28,9 @@ def need(command: str, *modules: str) -> None:
 
 def select(table: Path, out: Path, settings: Settings, *, force: bool, quiet: bool) -> None:
     """Run, write the report, print a brief version."""
-    from dgating._folders import staged, writing
-    from dgating.tables._read import read_table
-    from dgating.tables._report import REPORT, write_report
-    from dgating.tables._select import select as run
+    from dgating.files import staged, writing
+    from dgating.tables import REPORT, read_table, write_report
+    from dgating.tables import select as run
 
     settings.check()
     if lies_in(table, out):
@@ -51,11 +50,8 @@ def predict(report: Path, table: Path, out: Path, *, separator: str | None, forc
     """Predict every row of a table."""
     from dataclasses import replace
 
-    from dgating._folders import readable, writing
-    from dgating.tables._csv import write_csv
-    from dgating.tables._kinds import CATEGORY
-    from dgating.tables._predictor import Predictor
-    from dgating.tables._read import read_table
+    from dgating.files import readable, writing
+    from dgating.tables import CATEGORY, Predictor, read_table, write_csv
 
     _check_predictions(out, report, table, force)
     model = Predictor.load(readable(report))
@@ -89,7 +85,7 @@ def _check_predictions(out: Path, report: Path, table: Path, force: bool) -> Non
 def _show(found: Selection, out: Path) -> None:
     from rich.table import Table
 
-    from dgating.tables._report import PAGE_FILE, number, summary
+    from dgating.tables import PAGE_FILE, number, summary
 
     screen = console()
     table: Any = Table()

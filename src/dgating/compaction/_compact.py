@@ -10,21 +10,18 @@ from torch import nn
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from dgating._checks import check_eager
-from dgating._optim_state import bare
 from dgating.compaction import _multihead  # noqa: F401  (registers its rule)
 from dgating.compaction._check import check_runs, check_same
 from dgating.compaction._finite import check_finite
 from dgating.compaction._graphs import graph_copy, rewritten_module
-from dgating.compaction._inputs import Args, call_kwargs, split_inputs
 from dgating.compaction._modules import fold_, follow_weights, module_changes, sliced_copy
 from dgating.compaction._optimizer import check_sliceable, slice_optimizer
 from dgating.compaction._plan import CompactionPlan, make_plan
 from dgating.compaction._record import Record, describe_inputs
 from dgating.compaction._recorder import Recorder, record
 from dgating.compaction._verify import run
-from dgating.structure._analyse import analyse
-from dgating.structure._capture import CompactionError
-from dgating.structure._solve import solve
+from dgating.gating import bare
+from dgating.structure import Args, CompactionError, analyse, call_kwargs, solve, split_inputs
 
 
 def compact(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from dgating.structure._capture import CompactionError
+from dgating.structure import CompactionError
 
 SHOWN = 3
 

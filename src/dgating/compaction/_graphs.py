@@ -13,15 +13,9 @@ from torch.fx import GraphModule, Node
 from torch.utils import _pytree as pytree
 
 from dgating.compaction._compact_graph import CompactGraph
-from dgating.compaction._inputs import Args
 from dgating.compaction._plan import CompactionPlan, make_plan
 from dgating.compaction._traced import Traced
-from dgating.structure._analyse import analyse
-from dgating.structure._capture import CompactionError
-from dgating.structure._engine import Engine
-from dgating.structure._rewrite import changes
-from dgating.structure._sizes import Slice, apply, cut
-from dgating.structure._solve import Solution, solve
+from dgating.structure import Args, CompactionError, Engine, Slice, Solution, analyse, apply, changes, cut, solve
 
 
 def graph_copy(

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from dgating._reading import whole_numbers
 from dgating.compaction._record import size_of_inputs
-from dgating.structure._sizes import Slice
+from dgating.files import whole_numbers
+from dgating.structure import Slice
 
 LARGEST = 1 << 31  # of sizes in forward code
 STEP = {"target", "shapes", "free", "held", "slices", "biases", "sizes", "attributes", "inputs"}

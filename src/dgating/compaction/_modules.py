@@ -16,8 +16,7 @@ from torch.fx import GraphModule
 from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._rules import ModuleChange, module_rule
 from dgating.compaction._verify import quiet_copy
-from dgating.structure._capture import CompactionError
-from dgating.structure._sizes import Slice, cut
+from dgating.structure import CompactionError, Slice, cut
 
 
 def sliced_copy(model: nn.Module, slices: dict[str, list[Slice]]) -> nn.Module:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout, linear, scaled_dot_product_attention
 
 from dgating.compaction._rules import ModuleChange, register_module_rule
-from dgating.structure._capture import CompactionError
+from dgating.structure import CompactionError
 
 
 class CompactMultiheadAttention(nn.MultiheadAttention):

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dgating._optim_state import check_editable
-from dgating._transaction import all_or_nothing
 from dgating.compaction._plan import CompactionPlan
-from dgating.structure._sizes import Slice, cut
+from dgating.gating import all_or_nothing, check_editable
+from dgating.structure import Slice, cut
 
 
 def check_sliceable(optimizer: torch.optim.Optimizer, model: nn.Module) -> None:

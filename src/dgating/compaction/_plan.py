@@ -14,15 +14,21 @@ from torch import Tensor, nn
 
 from dgating._checks import check_eager
 from dgating.compaction._finite import check_finite
-from dgating.compaction._inputs import call_kwargs, split_inputs
-from dgating.structure._analyse import analyse
-from dgating.structure._capture import module_of
-from dgating.structure._engine import Engine
-from dgating.structure._info import Info
-from dgating.structure._rewrite import Change, changes
-from dgating.structure._sizes import Slice, slices_of
-from dgating.structure._solve import Solution, solve
-from dgating.structure._uses import MatrixUse
+from dgating.structure import (
+    Change,
+    Engine,
+    Info,
+    MatrixUse,
+    Slice,
+    Solution,
+    analyse,
+    call_kwargs,
+    changes,
+    module_of,
+    slices_of,
+    solve,
+    split_inputs,
+)
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dgating._reading import MOST_AXES, whole_numbers
-from dgating.compaction._inputs import Args
 from dgating.compaction._modules import Attributes
 from dgating.compaction._plan import CompactionPlan
-from dgating.structure._capture import CompactionError
+from dgating.files import MOST_AXES, whole_numbers
+from dgating.structure import Args, CompactionError
 
 MOST_INPUTS = 1 << 27  # bytes of example inputs that a file may ask for
 DTYPES = {

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dgating._modes import evaluating
-from dgating.compaction._inputs import Args, tensors_of
 from dgating.compaction._verify import difference, part_of, preserved, run, scale_of, tolerance
+from dgating.gating import evaluating
+from dgating.structure import Args, tensors_of
 
 
 class Recorder:

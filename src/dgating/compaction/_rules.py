@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from dgating.select._axes import is_transposed_linear
+from dgating.select import is_transposed_linear
 
 
 @dataclass(frozen=True)

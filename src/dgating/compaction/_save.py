@@ -11,9 +11,6 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dgating._checks import check_path
-from dgating._files import write_bytes
-from dgating._reading import Stored, read_json, read_safetensors, refusing, warn_unsealed
-from dgating._sealing import seal_safetensors
 from dgating.compaction._graphs import analyse_dynamic, edit, imposed, module_of_graph, rewritten_module
 from dgating.compaction._manifest import (
     attributes_of_step,
@@ -26,9 +23,16 @@ from dgating.compaction._manifest import (
 from dgating.compaction._modules import module_changes, repeat_attributes, sliced_copy
 from dgating.compaction._plan import CompactionPlan
 from dgating.compaction._record import MOST_INPUTS, example_inputs, size_of_inputs
-from dgating.structure._analyse import analyse
-from dgating.structure._capture import CompactionError
-from dgating.structure._sizes import Slice, cut
+from dgating.files import (
+    Stored,
+    read_json,
+    read_safetensors,
+    refusing,
+    seal_safetensors,
+    warn_unsealed,
+    write_bytes,
+)
+from dgating.structure import CompactionError, Slice, analyse, cut
 
 FORMAT, UNSEALED = "dgating/compact/2", "dgating/compact/1"
 

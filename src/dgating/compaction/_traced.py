@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from dgating.compaction._inputs import Args
+from dgating.structure import Args
 
 
 class FixedSize(ValueError):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dgating._modes import evaluating
-from dgating.compaction._inputs import Args, random_like, tensors_of
+from dgating.gating import evaluating
+from dgating.structure import Args, random_like, tensors_of
 
 LARGE = 2**28  # bytes of weights beyond which a copy in float64 would cost too much memory
 

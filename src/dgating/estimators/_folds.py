@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold, check_cv
 
 from dgating._checks import check_rows
-from dgating.paths._rules import choose, standard_errors
-from dgating.paths._tasks import Result
+from dgating.maths import choose, standard_errors
+from dgating.tasks import Result
 
 THREADS = 1  # of cross-validation, in every process: results do not depend on how many there are
 Split = tuple[np.ndarray, np.ndarray]

@@ -13,18 +13,15 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from dgating._checks import check_below_one, check_depth, check_number, check_strengths, check_whole
-from dgating._lam import lam_grid
 from dgating.estimators._class_weight import class_factors, codes_of
 from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._linear_fit import LinearPath, Options, Standardized, standardized
 from dgating.estimators._linear_folds import fold_tasks
 from dgating.estimators._selector import GroupSelectorMixin
-from dgating.paths._condense import BLOCK
-from dgating.paths._linear_data import LossName
-from dgating.paths._rules import RULES
-from dgating.paths._settings import fingerprint
-from dgating.paths._tasks import check_workers, run_tasks, some_threads
+from dgating.linear import BLOCK, LossName
+from dgating.maths import RULES, lam_grid
+from dgating.tasks import check_workers, fingerprint, run_tasks, some_threads
 
 DEFAULT_SHARE = 0.05  # of lam_max, for lam=None
 

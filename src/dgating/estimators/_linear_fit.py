@@ -8,11 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dgating.paths._checked import Array, tensor, vector
-from dgating.paths._condense import condense, is_tall
-from dgating.paths._group_bridge import GroupBridgePath, group_bridge_path
-from dgating.paths._group_lasso import GroupLassoPath, group_lasso_path, lam_max_linear
-from dgating.paths._linear_data import LossName
+from dgating.linear import (
+    Array,
+    GroupBridgePath,
+    GroupLassoPath,
+    LossName,
+    condense,
+    group_bridge_path,
+    group_lasso_path,
+    is_tall,
+    lam_max_linear,
+    tensor,
+    vector,
+)
 
 LinearPath = GroupLassoPath | GroupBridgePath
 CONSTANT = 1e-10  # a spread below this share of the size of a column is rounding

@@ -9,7 +9,7 @@ import numpy as np
 
 from dgating.estimators._folds import Split
 from dgating.estimators._linear_fit import Options, standardized
-from dgating.paths._tasks import Result, Task
+from dgating.tasks import Result, Task
 
 Scorer = Callable[..., float]
 

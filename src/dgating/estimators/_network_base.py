@@ -18,19 +18,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from dgating._checks import check_below_one, check_depth, check_device, check_lams, check_number, check_whole
-from dgating._lam import lam_grid
 from dgating.estimators._class_weight import class_factors, codes_of
 from dgating.estimators._folds import THREADS, keep_scores, splits_of
 from dgating.estimators._groups import ColumnGroups, column_groups
 from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, fitness, fold, network, scaled
 from dgating.estimators._selector import GroupSelectorMixin
-from dgating.paths._cross_validation import kept_path
-from dgating.paths._data import BLOCK
-from dgating.paths._result import PathPoint, RegularizationPath
-from dgating.paths._rules import RULES
-from dgating.paths._settings import fingerprint
-from dgating.paths._tasks import Task, check_workers, claim, run_tasks
-from dgating.paths._walk import Options
+from dgating.maths import RULES, lam_grid
+from dgating.paths import BLOCK, Options, PathPoint, RegularizationPath, kept_path
+from dgating.tasks import (
+    Task,
+    check_workers,
+    claim,
+    fingerprint,
+    run_tasks,
+)
 
 GENTLE = 40  # strengths on the way to one that was given
 GENTLE_FROM = 0.01  # where that way begins, as a share

@@ -12,15 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dgating._groups import Groups
-from dgating.paths._budget import budget_path
-from dgating.paths._cross_validation import padded
-from dgating.paths._data import BLOCK, Data, as_data
-from dgating.paths._objective import log_likelihood, r2
-from dgating.paths._path import path
-from dgating.paths._result import RegularizationPath
-from dgating.paths._tasks import Result
-from dgating.select.by_labels import by_labels
+from dgating.gating import Groups
+from dgating.paths import BLOCK, Data, RegularizationPath, as_data, budget_path, log_likelihood, padded, path, r2
+from dgating.select import by_labels
+from dgating.tasks import Result
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "logistic": nn.Sigmoid, "identity": nn.Identity

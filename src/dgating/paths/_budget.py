@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from dgating._checks import check_below_one, check_number, check_whole
-from dgating._model import collapse_, is_gated
-from dgating.compaction._profile import profile
+from dgating.deploy import profile
+from dgating.gating import collapse_, is_gated
 from dgating.paths._objective import Loss, Score
 from dgating.paths._path import MakeGroups, begin, check_call, rising, seeded, warn_ended
 from dgating.paths._result import PathPoint, RegularizationPath

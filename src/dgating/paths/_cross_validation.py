@@ -16,17 +16,32 @@ import torch
 from torch import nn
 
 from dgating._checks import check_fold, check_folder, check_path, check_whole
-from dgating._files import write_bytes
-from dgating._reading import MALFORMED, read_json_file, read_sealed_json, refusing, warn_unsealed
-from dgating._sealing import seal_json
+from dgating.files import (
+    MALFORMED,
+    read_json_file,
+    read_sealed_json,
+    refusing,
+    seal_json,
+    warn_unsealed,
+    write_bytes,
+)
+from dgating.maths import choose, standard_errors
 from dgating.paths._data import Data, as_data
 from dgating.paths._path import check_call, path, seeded
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._result_file import path_from_file, path_to_bytes
-from dgating.paths._rules import choose, standard_errors
-from dgating.paths._settings import described, fingerprint
-from dgating.paths._tasks import Result, Task, check_workers, claim, folder_key, run_tasks, some_threads
 from dgating.paths._walk import Options
+from dgating.tasks import (
+    Result,
+    Task,
+    check_workers,
+    claim,
+    described,
+    fingerprint,
+    folder_key,
+    run_tasks,
+    some_threads,
+)
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dgating._checks import check_callable, check_seed, check_whole
-from dgating._lam import largest_lam
-from dgating._units import Unit, units
+from dgating.gating import Unit, units
+from dgating.maths import largest_lam
 from dgating.paths._data import as_data
 from dgating.paths._objective import Loss, default_loss, mean_loss
 

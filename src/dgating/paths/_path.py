@@ -14,16 +14,14 @@ import torch
 from torch import nn
 
 from dgating._checks import check_callable, check_depth, check_device, check_lams, check_seed, check_whole
-from dgating._groups import Groups
-from dgating._lam import lam_grid
-from dgating._model import gate_, is_gated
-from dgating._units import units
+from dgating.gating import Groups, gate_, is_gated, units
+from dgating.maths import lam_grid
 from dgating.paths._data import Data, as_data, split
 from dgating.paths._grid import lam_max
 from dgating.paths._objective import Loss, Score, default_loss, default_score
 from dgating.paths._result import PathPoint, RegularizationPath
 from dgating.paths._walk import Options, Walk
-from dgating.select.features import features
+from dgating.select import features
 
 MOST_STRENGTHS = 1000
 MakeGroups = Callable[[nn.Module], Groups | Iterable[Groups]]

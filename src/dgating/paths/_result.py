@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from dgating._checks import check_number, check_path
-from dgating._files import write_bytes
-from dgating._reading import refusing, warn_unsealed
+from dgating.files import refusing, warn_unsealed, write_bytes
+from dgating.maths import RULES
 from dgating.paths._result_file import FORMAT, NUMBERS, path_from_file, path_to_bytes
-from dgating.paths._rules import RULES
 
 if TYPE_CHECKING:
     import pandas as pd

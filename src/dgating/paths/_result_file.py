@@ -13,8 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dgating._checks import MOST_DEPTH
-from dgating._reading import read_json, read_safetensors
-from dgating._sealing import seal_safetensors
+from dgating.files import read_json, read_safetensors, seal_safetensors
 
 FORMAT, UNSEALED = "dgating/path/2", "dgating/path/1"
 REAL = ("lam", "loss", "objective", "score", "standard_error", "seconds")
@@ -62,7 +61,7 @@ def path_from_file(where: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Header and points of a file.
 
     Raises:
-        ValueError: (or another of :data:`~dgating._reading.MALFORMED`) damaged, changed or of another kind.
+        ValueError: (or another of :data:`~dgating.files._reading.MALFORMED`) damaged, changed or of another kind.
     """
     stored = read_safetensors(where)
     header = read_json(stored.metadata.get("dgating", "null"))

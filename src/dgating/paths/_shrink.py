@@ -11,15 +11,22 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from dgating._groups import Groups, Member, Part
-from dgating._model import collapse_, gate_, is_gated, zero_
-from dgating._partition import UNGATED, partition_by_labels
-from dgating._units import Unit, units
-from dgating.compaction._compact import compact
-from dgating.compaction._plan import CompactionPlan
+from dgating.compaction import CompactionPlan, compact
+from dgating.gating import (
+    UNGATED,
+    Groups,
+    Member,
+    Part,
+    Unit,
+    collapse_,
+    gate_,
+    is_gated,
+    partition_by_labels,
+    units,
+    zero_,
+)
 from dgating.paths._data import Data
-from dgating.structure._capture import CompactionError
-from dgating.structure._sizes import apply
+from dgating.structure import CompactionError, apply
 
 Where = tuple[str, int]  # name of the Groups and number of the part
 

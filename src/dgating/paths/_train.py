@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from dgating._model import is_gated
-from dgating._optim import param_groups
+from dgating.gating import is_gated
 from dgating.paths._data import Data
 from dgating.paths._objective import Loss, mean_loss
+from dgating.training import param_groups
 
 
 class Batches:

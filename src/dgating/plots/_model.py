@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from dgating._absorption import AbsorptionMonitor, certified_groups
-from dgating._diagnostics import group_norms as norms_of
-from dgating._penalty import FLOAT32_EPS
+from dgating.maths import FLOAT32_EPS
 from dgating.plots._drawing import axes_or_new, literal
+from dgating.reporting import group_norms as norms_of
+from dgating.training import AbsorptionMonitor, certified_groups
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

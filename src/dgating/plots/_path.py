@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dgating.paths._rules import standard_errors
+from dgating.maths import standard_errors
 from dgating.plots._drawing import literal, new_figure, whole_numbers
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from dgating.paths._cross_validation import CrossValidatedPath
-    from dgating.paths._result import RegularizationPath
+    from dgating.paths import CrossValidatedPath, RegularizationPath
 
 MOST_LINES = 300  # of the norm plot: the groups that last longest
 
@@ -31,6 +30,13 @@ def path(found: RegularizationPath, groups: str | None = None) -> Figure:
     Raises:
         ImportError: matplotlib is missing.
         KeyError: no such groups.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> x = torch.randn(40, 4)
+        >>> found = dg.path(torch.nn.Linear(4, 1), (x, x[:, :1]), [0.1, 0.2], dense_steps=5, steps=30)
+        >>> len(dg.plots.path(found).axes)  # groups, score, norms
+        3
     """
     names = list(found[0].norms)
     name = names[0] if groups is None else groups
@@ -66,6 +72,14 @@ def cross_validation(found: CrossValidatedPath, rules: Sequence[str] = ("best", 
     Raises:
         ImportError: matplotlib is missing.
         ValueError: an unknown rule.
+
+    Example:
+        >>> import torch, dgating as dg
+        >>> x = torch.randn(40, 4)
+        >>> data, options = (x, x[:, :1]), {"dense_steps": 5, "steps": 30}
+        >>> found = dg.cross_validate_path(torch.nn.Linear(4, 1), data, folds=2, lams=[0.1, 0.2], **options)
+        >>> len(dg.plots.cross_validation(found).axes)  # scores, groups
+        2
     """
     chosen = {rule: found.select(rule) for rule in rules}
     figure = new_figure(7, 4)

@@ -6,8 +6,15 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from dgating._groups import Groups, Member, Part, tie
-from dgating._partition import Partition, partition_by_dim, partition_by_labels
+from dgating.gating import (
+    Groups,
+    Member,
+    Part,
+    Partition,
+    partition_by_dim,
+    partition_by_labels,
+    tie,
+)
 
 
 def is_transposed_linear(module: nn.Module) -> bool:

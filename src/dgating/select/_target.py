@@ -9,8 +9,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from dgating._checks import check_text
-from dgating._plan import check_tensor
-from dgating._units import gate_of
+from dgating.gating import check_tensor, gate_of
 
 
 def resolve(target: nn.Module | nn.Parameter, name: str) -> tuple[nn.Module | nn.Parameter, str, tuple[int, ...]]:

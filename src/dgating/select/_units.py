@@ -9,11 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dgating._checks import check_eager
-from dgating._groups import Groups, Member, Part
-from dgating._partition import UNGATED, partition_by_labels
-from dgating.compaction._inputs import call_kwargs, split_inputs
-from dgating.structure._analyse import analyse
-from dgating.structure._discovery import Discovery, Family, Site
+from dgating.gating import UNGATED, Groups, Member, Part, partition_by_labels
+from dgating.structure import Discovery, Family, Site, analyse, call_kwargs, split_inputs
 
 
 def discover(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None, shared: bool = True) -> Discovery:

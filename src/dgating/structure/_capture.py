@@ -17,10 +17,9 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from dgating._checks import check_eager, check_weights
-from dgating._modes import evaluating
-from dgating._one_export import EXPORT, silent
-from dgating._units import find_units
+from dgating.gating import evaluating, find_units
 from dgating.structure._inplace import without_inplace
+from dgating.structure._one_export import EXPORT, silent
 
 
 class CompactionError(RuntimeError):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dgating._files import replacing
+from dgating.files import replacing
 
 # https://owasp.org/www-community/attacks/CSV_Injection, and the wide forms that spreadsheets read alike
 FORMULA = re.compile("'*[=+\\-@\t\r\n＝＋－＠]")

@@ -13,10 +13,15 @@ import pandas as pd
 import torch
 from safetensors.numpy import save
 
-from dgating._files import write_bytes
-from dgating._reading import read_json_file, read_safetensors, read_sealed_json, refusing
-from dgating._sealing import seal_json
-from dgating.estimators._network_fit import ACTIVATIONS
+from dgating.estimators import ACTIVATIONS
+from dgating.files import (
+    read_json_file,
+    read_safetensors,
+    read_sealed_json,
+    refusing,
+    seal_json,
+    write_bytes,
+)
 from dgating.tables._encode import Encoded, Feature, encode
 from dgating.tables._kinds import CATEGORY, DATE, NUMBER
 from dgating.tables._read import Reading
@@ -137,7 +142,7 @@ def predictor_of(words: dict[str, Any], arrays: dict[str, np.ndarray]) -> Predic
     """A predictor of the content of its two files.
 
     Raises:
-        ValueError: (or another of :data:`~dgating._reading.MALFORMED`) parts that do not belong together.
+        ValueError: (or another of :data:`~dgating.files._reading.MALFORMED`) parts that do not belong together.
     """
     if not all(a.dtype.kind == "f" and np.isfinite(a).all() for a in arrays.values()):
         raise ValueError("weights that are no finite numbers")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dgating._reading import existing
+from dgating.files import existing
 
 SEPARATORS = (",", ";", "\t", "|")
 TEXT, PARQUET = (".csv", ".tsv"), (".parquet", ".pq")

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import dgating
-from dgating._files import write_bytes, write_text
-from dgating._folders import Contents
 from dgating._text import argument, command_line, plain
+from dgating.files import Contents, write_bytes, write_text
 from dgating.tables._csv import write_csv
 from dgating.tables._encode import MOST_WORDS
 from dgating.tables._kinds import CATEGORY, DATE, Column

@@ -15,9 +15,8 @@ from sklearn.metrics import log_loss, r2_score
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 from dgating._text import quoted
-from dgating.estimators._linear import DGatedLinearClassifierCV, DGatedLinearRegressorCV
-from dgating.estimators._network import DGatedClassifierCV, DGatedRegressorCV
-from dgating.paths._rules import RULES, choose, standard_errors
+from dgating.estimators import DGatedClassifierCV, DGatedLinearClassifierCV, DGatedLinearRegressorCV, DGatedRegressorCV
+from dgating.maths import RULES, choose, standard_errors
 from dgating.tables._encode import Feature, encode, feature_of, group_labels
 from dgating.tables._kinds import DATE, Column, column_of, counts_rows
 from dgating.tables._predictor import Predictor

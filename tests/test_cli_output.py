@@ -312,7 +312,7 @@ def test_predict_replaces_nothing_unasked(report, here):
 
 def test_a_file_that_comes_in_meanwhile_is_kept(report, here, monkeypatch):
     folder, table, _ = report
-    import dgating.tables._csv as module
+    import dgating.tables as module
 
     write = module.write_csv
 

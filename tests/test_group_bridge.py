@@ -299,7 +299,7 @@ def test_largest_strength_of_one_column(depth):
 
 @pytest.mark.parametrize("depth", [1, 2.5, True])
 def test_largest_strength_refuses_depths(depth):
-    with pytest.raises(ValueError, match="depth: expected a whole number >= 2"):
+    with pytest.raises((TypeError, ValueError), match="depth: expected a whole number >= 2"):
         lam_max_linear(GOOD_X, GOOD_Y, [0, 0, 1, 1], depth=depth)
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dgating as dg
-from dgating.compaction import _plan
+from dgating.structure import _analyse
 from tests.rule_cases import Once
 
 
@@ -72,7 +72,7 @@ def reasons_of(plan: dg.CompactionPlan, name: str) -> list[str]:
 def exported_once(net: nn.Module, inputs: tuple[Tensor, ...]):
     """Plan and both targets from one export, which is what takes the time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_plan, "capture", Once(net, (inputs, {})).capture)
+        patch.setattr(_analyse, "capture", Once(net, (inputs, {})).capture)
         yield
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import dgating as dg
+from dgating.gating import units
 from dgating.maths._lam import lam_grid
 from dgating.paths._data import as_data, split
 from dgating.paths._grid import lam_max
@@ -315,7 +316,7 @@ def test_balancing_keeps_the_weights():
         net[0].parametrizations.weight[0].gamma.mul_(-0.3)
         net[0].parametrizations.weight.original[:, 2] = 0
     weight = net[0].weight.detach().clone()
-    for unit in dg._units.units(net):
+    for unit in units(net):
         balance_(unit)
         sizes = unit.factor_norms()
         assert torch.allclose(sizes, sizes[:1].expand_as(sizes), atol=1e-6)

@@ -14,8 +14,7 @@ from torch import nn
 from torch.export import Dim
 
 import dgating as dg
-from dgating.compaction import _plan
-from dgating.structure import _capture
+from dgating.structure import _analyse, _capture
 from dgating.structure.rules import RULES, keeps
 from tests.rule_cases import ABSENT, CASES, DECOMPOSED, Branch, Once, OpCase, chain
 
@@ -63,7 +62,7 @@ class Group:
 
     def compact(self, target: str) -> nn.Module:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(_plan, "capture", self.once.capture)
+            patch.setattr(_analyse, "capture", self.once.capture)
             return dg.compact(self.model, (self.inputs[0],), target=target, verify=False)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dgating._watching import Watching
+from dgating.structure import Watching
 
 Arguments = dict[str, Any]
 

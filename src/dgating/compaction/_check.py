@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as pytree
 
-from dgating._watching import Watching
 from dgating.compaction._recorder import record
 from dgating.compaction._traced import FixedSize
 from dgating.compaction._verify import (
@@ -27,7 +26,7 @@ from dgating.compaction._verify import (
     tolerance,
     weight_bytes,
 )
-from dgating.structure import Args, CompactionError, tensors_of
+from dgating.structure import Args, CompactionError, Watching, tensors_of
 
 ROUNDED = 1e-5  # what single roundings to float32 may do inside a float64 run, relative to the largest output
 

@@ -11,6 +11,7 @@ from dgating.structure._rewrite import Change, changes
 from dgating.structure._sizes import Slice, apply, cut, slices_of
 from dgating.structure._solve import Solution, solve
 from dgating.structure._uses import MatrixUse
+from dgating.structure._watching import Watching
 from dgating.structure.rules import RULES
 from dgating.structure.rules._registry import WHOLE
 
@@ -30,6 +31,7 @@ __all__ = [
     "Site",
     "Slice",
     "Solution",
+    "Watching",
     "analyse",
     "apply",
     "call_kwargs",

@@ -50,12 +50,12 @@ AREAS = {
     ],
     "monitor": [
         *_files("training", "_monitor", "_bounds", "_condition", "_gradients"),
-        *_files("training", "_optimizer_settings", "_strengths", "_monitor_state"),
+        *_files("training", "_optimizer_settings", "_strengths", "_monitor_state", "_penalty_hook"),
         *_files("maths", "_certificate"),
     ],
     "compaction": [
         *_files("compaction", "_verify", "_plan", "_modules", "_optimizer", "_compact"),
-        *_files("structure", "_solve", "_factors"),
+        *_files("structure", "_analyse", "_solve", "_factors"),
     ],
     "rules": sorted(f"structure/rules/{path.name}" for path in (SOURCE / "structure" / "rules").glob("*.py")),
 }

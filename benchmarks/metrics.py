@@ -40,7 +40,7 @@ FOLDERS = (
 )
 USES_THE_WHOLE = ("tables", "cli")  # they use the library as its users do: import dgating
 HARD = ("structure/_solve", "structure/_factors", "structure/rules/product", "structure/_engine", "structure/_capture")
-HARD += ("training/_monitor", "training/_gradients", "training/_bounds")
+HARD += ("training/_monitor", "training/_gradients", "training/_reader", "training/_bounds")
 EXACT = ("maths", "gating", "training")  # no Any
 COLUMNS = 100
 

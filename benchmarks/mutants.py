@@ -49,7 +49,7 @@ AREAS = {
         *_files("maths", "_penalty"),
     ],
     "monitor": [
-        *_files("training", "_monitor", "_bounds", "_condition", "_gradients"),
+        *_files("training", "_monitor", "_bounds", "_condition", "_gradients", "_reader"),
         *_files("training", "_optimizer_settings", "_strengths", "_monitor_state", "_penalty_hook"),
         *_files("maths", "_certificate"),
     ],

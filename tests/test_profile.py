@@ -14,12 +14,7 @@ import dgating as dg
 from dgating.deploy._measure import LiveBytes
 from dgating.deploy._profile import Profile, profile
 from dgating.gating._evaluating import evaluating
-from dgating.structure._inputs import (
-    call_kwargs,
-    random_like,
-    split_inputs,
-    tensors_of,
-)
+from dgating.structure._inputs import call_kwargs, random_like, split_inputs, tensors_of
 
 Pair = namedtuple("Pair", "left right")
 

@@ -14,12 +14,7 @@ import torch
 
 from dgating.files._writing import beside
 from dgating.tasks._fingerprint import fingerprint
-from dgating.tasks._run import (
-    SETTINGS,
-    Task,
-    claim,
-    run_tasks,
-)
+from dgating.tasks._run import SETTINGS, Task, claim, run_tasks
 
 HERE = Path(__file__).parent
 

@@ -16,13 +16,7 @@ from dgating.cli.files import check_output, writing
 from dgating.cli.models import Subject, imported, sources, subject
 from dgating.cli.pt2_guard import Guard
 from dgating.cli.terminal import console
-from dgating.compaction import (
-    compact_bytes,
-    difference,
-    inputs_to_check,
-    run,
-    scale_of,
-)
+from dgating.compaction import compact_bytes, difference, inputs_to_check, run, scale_of
 from dgating.deploy import export_bytes
 from dgating.files import write_bytes
 from dgating.structure import call_kwargs, silent

@@ -8,12 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dgating.files import (
-    Stored,
-    read_json,
-    read_safetensors,
-    refusing,
-)
+from dgating.files import Stored, read_json, read_safetensors, refusing
 
 
 def same_file(a: Path, b: Path) -> bool:

@@ -15,12 +15,7 @@ from torch import Tensor, nn
 
 from dgating._checks import check_number, check_path, check_weights
 from dgating.deploy._batch import Inputs, exported, outputs_of
-from dgating.deploy._formats import (
-    check_onnx,
-    gist,
-    to_onnx,
-    to_pt2,
-)
+from dgating.deploy._formats import check_onnx, gist, to_onnx, to_pt2
 from dgating.files import write_bytes
 from dgating.gating import evaluating, is_gated
 from dgating.structure import (

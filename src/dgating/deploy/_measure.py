@@ -16,13 +16,7 @@ from torch.utils.module_tracker import ModuleTracker
 
 from dgating._checks import check_weights
 from dgating.deploy._flops import FORMULAS, taken_apart
-from dgating.structure import (
-    Args,
-    Kwargs,
-    call_kwargs,
-    tensors_of,
-    uncompiled,
-)
+from dgating.structure import Args, Kwargs, call_kwargs, tensors_of, uncompiled
 
 
 class _Whole(ModuleTracker):

@@ -25,13 +25,7 @@ from dgating.estimators._network_fit import ACTIVATIONS, INPUTS, Scaled, Setup, 
 from dgating.estimators._selector import GroupSelectorMixin
 from dgating.maths import RULES, lam_grid
 from dgating.paths import BLOCK, Options, PathPoint, RegularizationPath, kept_path
-from dgating.tasks import (
-    Task,
-    check_workers,
-    claim,
-    fingerprint,
-    run_tasks,
-)
+from dgating.tasks import Task, check_workers, claim, fingerprint, run_tasks
 
 GENTLE = 40  # strengths on the way to one that was given
 GENTLE_FROM = 0.01  # where that way begins, as a share

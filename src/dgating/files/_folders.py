@@ -14,15 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dgating.files._writing import (
-    SAFE,
-    beside,
-    is_temporary,
-    like,
-    lock,
-    parents,
-    sync_folder,
-)
+from dgating.files._writing import SAFE, beside, is_temporary, like, lock, parents, sync_folder
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2  # of renameat2 in Linux
 

@@ -15,22 +15,10 @@ from torch.nn.utils import parametrize
 
 from dgating._checks import check_depth
 from dgating.gating._gate import Gate, Place
-from dgating.gating._gated_tensors import (
-    Site,
-    Unit,
-    by_groups,
-    find_units,
-    gate_of,
-    units,
-)
+from dgating.gating._gated_tensors import Site, Unit, by_groups, find_units, gate_of, units
 from dgating.gating._groups import Groups
 from dgating.gating._migrate import migrated_state
-from dgating.gating._optimizer_state import (
-    bare,
-    check_holds,
-    entry_state,
-    hand_over,
-)
+from dgating.gating._optimizer_state import bare, check_holds, entry_state, hand_over
 from dgating.gating._plan import PlannedGroups, PlannedPart, plan_gating
 from dgating.gating._transaction import all_or_nothing, to_the_end
 from dgating.gating._zeros import masked_factors

@@ -19,12 +19,7 @@ from torch import Tensor
 from dgating.linear._checks import Array, tensor, vector
 from dgating.linear._losses import LOSSES, Loss
 from dgating.linear._moments import condense, is_tall
-from dgating.linear._solve_group_lasso import (
-    Problem,
-    State,
-    inverse_curvature,
-    solve,
-)
+from dgating.linear._solve_group_lasso import Problem, State, inverse_curvature, solve
 from dgating.maths import check_labels
 
 LossName = Literal["squared", "logistic", "multinomial"]

@@ -6,12 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dgating._checks import check_number
-from dgating.gating import (
-    Unit,
-    by_groups,
-    full,
-    units,
-)
+from dgating.gating import Unit, by_groups, full, units
 from dgating.maths import FLOAT32_EPS
 
 

@@ -24,15 +24,11 @@ from dgating.gating import Unit, bare, check_holds, units
 from dgating.maths import FLOAT32_EPS
 from dgating.training._bounds import SHORTEST, Bounds, Trend
 from dgating.training._condition import Condition
-from dgating.training._gradients import GradientReader, Gradients, beside
-from dgating.training._monitor_state import (
-    check_options,
-    check_recheck,
-    check_state,
-    copied,
-)
+from dgating.training._gradients import Gradients, beside
+from dgating.training._monitor_state import check_options, check_recheck, check_state, copied
 from dgating.training._objective import check_optimizer, check_trained
 from dgating.training._optimizer_settings import Place, SettingsRecord
+from dgating.training._reader import GradientReader
 from dgating.training._regrowth import kkt_violators, revive_
 from dgating.training._strengths import Penalty, Source, Strengths
 

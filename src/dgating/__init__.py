@@ -85,24 +85,24 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # these need scikit-learn, which is an extra: imported when they are first asked for
-_ESTIMATORS = {
-    "DGatedClassifier": "dgating.estimators._network",
-    "DGatedClassifierCV": "dgating.estimators._network",
-    "DGatedLinearClassifier": "dgating.estimators._linear",
-    "DGatedLinearClassifierCV": "dgating.estimators._linear",
-    "DGatedLinearRegressor": "dgating.estimators._linear",
-    "DGatedLinearRegressorCV": "dgating.estimators._linear",
-    "DGatedRegressor": "dgating.estimators._network",
-    "DGatedRegressorCV": "dgating.estimators._network",
-    "one_hot_groups": "dgating.estimators._one_hot",
-}
+_ESTIMATORS = (
+    "DGatedClassifier",
+    "DGatedClassifierCV",
+    "DGatedLinearClassifier",
+    "DGatedLinearClassifierCV",
+    "DGatedLinearRegressor",
+    "DGatedLinearRegressorCV",
+    "DGatedRegressor",
+    "DGatedRegressorCV",
+    "one_hot_groups",
+)
 
 
 def __getattr__(name: str) -> typing.Any:
     if name not in _ESTIMATORS:
         raise AttributeError(f"module 'dgating' has no attribute {name!r}")
     try:
-        return getattr(importlib.import_module(_ESTIMATORS[name]), name)
+        return getattr(importlib.import_module("dgating.estimators"), name)
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "sklearn":
             raise

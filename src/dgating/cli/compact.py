@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,59 +67,55 @@ def compact(
             already and would be replaced without ``force``.
         RuntimeError: the model cannot be read or run.
     """
-    program = model.lower().endswith(".pt2")
+    with _reported(model):
+        reads = [Path(model), *([] if weights is None else [weights]), *sources(model, inputs)]
+        _check_outputs(out, plan, force, reads)
+        screen = console()
+        case = subject(model, weights, shapes, inputs)
+        if case.target == "graph" and any(p.suffix.lower() == ".safetensors" for p in out):
+            raise ValueError(
+                "--out: a .pt2 file becomes a .pt2 or .onnx file; .safetensors needs the model's code to load."
+            )
+        if case.target == "graph":  # the program of a file
+            with Guard():
+                run(case.model, case.args, case.kwargs)
+        with torch.no_grad():
+            small = dg.compact(case.model, case.args, kwargs=case.kwargs, target=case.target, fold_constants=fold)
+        what: Any = small.compaction
+        for line in str(what).split("\n"):
+            screen.print(plain(line))
+        screen.print(sizes(case.model, small))
+        seen = compare(case.model, small, case)
+        screen.print(
+            f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs"
+        )
+        files = [] if plan is None else [File("--plan", plan, (what.to_json() + "\n").encode(), f"wrote {plan.name}")]
+        files += [file_of(small, case, path) for path in out]  # all of them, before the first one is written
+        for file in files:
+            check_output(file.option, file.path, force, [*reads, *imported()])
+        _write(files, force)
+        for file in files:
+            screen.print(plain(file.line))
+        if out and case.fixed_axes:
+            screen.print(plain(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}"))
+        if not out:
+            screen.print("nothing written; --out says where to")
+
+
+@contextmanager
+def _reported(model: str) -> Iterator[None]:
+    """Errors of a program in a file are one line that names the file; those of code keep their traceback."""
+    if not model.lower().endswith(".pt2"):
+        yield
+        return
     try:
-        with silent() if program else nullcontext():
-            _compact(model, weights, shapes, inputs, out, plan, fold, force)
+        with silent():
+            yield
     except Exception as error:
-        if not program:  # a fault in code is easier to find with its traceback
-            raise
         if isinstance(error, EXPECTED) and plain(error) == str(error):
             raise
         lines = str(error).strip().splitlines() or [""]
         raise RuntimeError(f"{model} cannot be run ({type(error).__name__}: {plain(lines[0])[:200]}).") from error
-
-
-def _compact(
-    model: str,
-    weights: Path | None,
-    shapes: list[str],
-    inputs: str | None,
-    out: list[Path],
-    plan: Path | None,
-    fold: bool,
-    force: bool,
-) -> None:
-    reads = [Path(model), *([] if weights is None else [weights]), *sources(model, inputs)]
-    _check_outputs(out, plan, force, reads)
-    screen = console()
-    case = subject(model, weights, shapes, inputs)
-    if case.target == "graph" and any(p.suffix.lower() == ".safetensors" for p in out):
-        raise ValueError(
-            "--out: a .pt2 file becomes a .pt2 or .onnx file; .safetensors needs the model's code to load."
-        )
-    if case.target == "graph":  # the program of a file
-        with Guard():
-            run(case.model, case.args, case.kwargs)
-    with torch.no_grad():
-        small = dg.compact(case.model, case.args, kwargs=case.kwargs, target=case.target, fold_constants=fold)
-    what: Any = small.compaction
-    for line in str(what).split("\n"):
-        screen.print(plain(line))
-    screen.print(sizes(case.model, small))
-    seen = compare(case.model, small, case)
-    screen.print(f"largest difference {seen.difference:.1e} (outputs up to {seen.scale:.3g}), on {seen.inputs} inputs")
-    files = [] if plan is None else [File("--plan", plan, (what.to_json() + "\n").encode(), f"wrote {plan.name}")]
-    files += [file_of(small, case, path) for path in out]  # all of them, before the first one is written
-    for file in files:
-        check_output(file.option, file.path, force, [*reads, *imported()])
-    _write(files, force)
-    for file in files:
-        screen.print(plain(file.line))
-    if out and case.fixed_axes:
-        screen.print(plain(f"sizes of the example, no longer free: {', '.join(case.fixed_axes)}"))
-    if not out:
-        screen.print("nothing written; --out says where to")
 
 
 def _check_outputs(out: list[Path], plan: Path | None, force: bool, reads: list[Path]) -> None:

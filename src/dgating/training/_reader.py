@@ -155,11 +155,14 @@ class GradientReader:
         return [p._version for p in self.gradients.gates]
 
     def _note_halves(self) -> None:
-        halves = zip(self.gradients.halves(), self._idle, strict=True)
-        self._idle = [
-            (a + 1, 0) if gates and not weights else (0, b + 1) if weights and not gates else (0, 0)
-            for (weights, gates), (a, b) in halves
-        ]
+        for i, (weights, gates) in enumerate(self.gradients.halves()):
+            without_weights, without_gates = self._idle[i]
+            if weights == gates:
+                self._idle[i] = (0, 0)
+            elif gates:
+                self._idle[i] = (without_weights + 1, 0)
+            else:
+                self._idle[i] = (0, without_gates + 1)
 
     @torch.no_grad()
     def update(self, grad_scale: float | Tensor | None) -> None:
@@ -219,7 +222,7 @@ class GradientReader:
         if self.kappas is not None:
             if not self.gradients.present:
                 return  # gone, and the penalty in them cannot be taken out any more
-            scale = self._unscaled(untouched) / self._reduction() if grad_scale is None else grad_scale
+            scale = self._scale_left(untouched) if grad_scale is None else grad_scale
             self._give(self.gradients.norms(self._kappas(), scale))
             return
         assert self._norms is not None
@@ -229,20 +232,25 @@ class GradientReader:
             self._give(self._norms)
         else:
             norms = self._norms / self._unscaled(untouched)
-            self._give(norms if untouched else torch.maximum(norms, self.gradients.norms()), untouched)
+            self._give(norms, None if untouched else self.gradients.norms())
 
-    def _give(self, norms: Tensor, untouched: bool = True) -> None:
+    def _give(self, norms: Tensor, now: Tensor | None = None) -> None:
         """The norms of a step. After an overflow anywhere the step is skipped, and the scale of the rest unknown.
 
         Unless somebody has put numbers in the place of what is not finite: the step is made then.
+
+        Args:
+            norms: read when ``backward`` ended.
+            now: read now, where the gradients have been written to since and their norm was measured.
         """
         assert self._gate_norm is not None
         finite = self._gate_norm.isfinite()
-        if not untouched:
-            mended = self.gradients.norms().where(self.gradients.gate_norm().isfinite(), 0.0)
-            norms = norms.where(finite, mended)
-            finite = torch.ones_like(finite)
-        self.observe(norms.where(finite, 0.0), False)
+        if now is None:
+            self.observe(norms.where(finite, 0.0), False)
+            return
+        assert self._norm_now is not None
+        cleaned = now.where(self._norm_now.isfinite(), 0.0)
+        self.observe(torch.maximum(norms, now).where(finite, cleaned), False)
 
     def _unscaled(self, untouched: bool) -> Tensor:
         """The factor by which a loss scale was taken out of the gradients since the backward pass.
@@ -255,6 +263,13 @@ class GradientReader:
         power = factor.log2()
         unscaled = (power - power.round()).abs() < ROUNDING
         return factor.where(unscaled | (factor < 1) if untouched else unscaled, 1.0)
+
+    def _scale_left(self, untouched: bool) -> Tensor:
+        """The factor by which the gradients, with the penalty in them, are too large now: below one after clipping."""
+        unscaled = self._unscaled(untouched)
+        assert self._gate_norm is not None
+        assert self._norm_now is not None
+        return unscaled / (self._gate_norm / self._norm_now)
 
     def _reduction(self) -> Tensor:
         assert self._gate_norm is not None
